@@ -1,0 +1,427 @@
+"""Write the generated parts of the documentation: tables and diagrams made from the code's own tables.
+
+    python docs/_generate.py            writes them
+    python docs/_generate.py --check    only says which are out of date
+
+A page holds each part between ``<!-- generated: name -->`` and ``<!-- end -->``; whatever stands
+there is replaced. ``tests/test_docs.py`` fails while a part is out of date.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from itertools import pairwise
+from pathlib import Path
+from struct import Struct, calcsize
+from types import ModuleType
+from typing import Any
+from uuid import UUID
+
+import attrs
+
+from zdisco import Cause, Drop, LinkState, PeerConfig, PeerInfo
+from zdisco._core import config, envelope, link, model, relay, wire
+
+DOCS = Path(__file__).resolve().parent
+
+REASONS = {
+    "announce_interval": "The first repeat comes after 2 ms, so a lost announce costs little; a proxy that is slow"
+    " for longer is not flooded.",
+    "beacon_interval": "Only a safety net, for what the handshakes missed; at 30 s it costs next to nothing.",
+    "beacon_jitter": "Peers that were started together would beacon together for ever.",
+    "discovery_timeout": "A proxy that is being started at the same time has come up by then; a person who mistyped"
+    " the endpoint has not gone away yet.",
+    "farewell_timeout": "The echo takes milliseconds; a process that is told to stop should not hang on a dead relay.",
+    "relay_retry_interval": "Long enough for a handshake to finish (`handshake_interval`), short enough to go"
+    " unnoticed.",
+    "answer_delay_per_peer": "When N peers know a newcomer, their N answers spread over N ms instead of arriving at"
+    " once.",
+    "answer_delay_max": "A newcomer should know everybody within a blink, however many there are.",
+    "suspect_after": "Bridges a connection that is made anew at once; a person does not notice it.",
+    "suspect_timeout": "Long enough for a switch or a Wi-Fi cell to come back, short enough to act on.",
+    "farewell_memory": "The direct farewell or the end of the link follows a true farewell within milliseconds;"
+    " a forged one must not lie in wait.",
+    "reconnect_stop": "A refused ephemeral port will not come back as the same peer; a failed handshake may be a host"
+    " under load.",
+    "reconnect_interval": "libzmq's own default.",
+    "reconnect_interval_max": "A host that is away for minutes is not worth ten attempts a second, and is found again"
+    " within 2 s.",
+    "probe_timeout": "A reachable host answers a TCP connection attempt far sooner, also across a continent.",
+    "zombie_after": "libzmq reports its own retry in the same millisecond; 100 ms leave room for a busy machine.",
+    "handshake_interval": "libzmq's 30 s would hold a link to a stopped process for half a minute.",
+    "proxy_heartbeat": "Per proxy, not per peer, so the cost is constant.",
+    "proxy_heartbeat_timeout": "Three missed heartbeats.",
+    "link_retry_min": "A link message is lost only while the other side is still connecting, which takes milliseconds.",
+    "link_retry_max": "A peer that answers nothing for so long is not waiting for us.",
+    "linger": "Enough for what is on its way; a stalled reader must not keep a process from ending.",
+    "send_hwm": "With libzmq's 1,000 a burst of 20,000 small messages to an idle reader lost most of it.",
+    "receive_hwm": "Measured fastest; a peer that sends more than we read waits in its own queue, not in ours.",
+    "stream_capacity": "A reader may fall behind by a burst of three `send_hwm`; the oldest data is the least useful.",
+    "event_capacity": "Some thousand peers may come and go before somebody looks.",
+    "max_peers": "More than a full mesh of connections can carry anyway.",
+    "max_links_per_id": "One that dies, one that replaces it, and two to spare; a liar gets no more.",
+    "max_tombstones": "As many as there may be peers.",
+    "max_strangers": "As many as there may be peers.",
+    "max_topics": "A topic per entity is common; a topic per message is a mistake that must not eat the memory.",
+    "max_probes": "Descriptors are scarce when many peers die at once.",
+}
+"""Why a default is what it is. The meaning of each comes from ``PeerConfig`` itself."""
+
+
+# Tables
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _code(text: object) -> str:
+    return f"`{text}`"
+
+
+def _plain(docstring: str) -> str:
+    """A docstring as Markdown: literals in single backticks, on one line."""
+    return " ".join(docstring.replace("``", "`").split())
+
+
+def member_docs(module: ModuleType, name: str) -> dict[str, str]:
+    """The docstrings that follow the members of a class: Python itself does not keep them."""
+    tree = ast.parse(inspect.getsource(module))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    found: dict[str, str] = {}
+    for member, after in pairwise(body):
+        match member, after:
+            case (
+                ast.Assign(targets=[ast.Name(id=key)]) | ast.AnnAssign(target=ast.Name(id=key)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[key] = _plain(text)
+    return found
+
+
+def defaults() -> str:
+    docs = member_docs(config, "PeerConfig")
+    fields = attrs.fields(PeerConfig)
+    if {one.name for one in fields} != REASONS.keys():
+        raise SystemExit(f"REASONS and PeerConfig differ: { ({one.name for one in fields} ^ REASONS.keys()) }")
+    rows = []
+    for one in fields:
+        value = one.default
+        shown = f"{value:,}" if type(value) is int else f"{value.name}" if isinstance(value, Enum) else f"{value:g}"
+        unit = " s" if one.type in ("float", float) and one.name != "beacon_jitter" else ""
+        rows.append((_code(one.name), shown + unit, docs[one.name], REASONS[one.name]))
+    return table(("setting", "default", "meaning", "why"), rows)
+
+
+def causes() -> str:
+    docs = member_docs(model, "Cause")
+    return table(("cause", "meaning"), [(_code(cause.name), docs[cause.name]) for cause in Cause])
+
+
+def reconnect_stop() -> str:
+    docs = member_docs(model, "ReconnectStop")
+    flags = model.ReconnectStop
+    return table(
+        ("flag", "value", "meaning"),
+        [(_code(one.name), str(int(one)), docs.get(str(one.name), "Go on for ever.")) for one in [flags.NEVER, *flags]],
+    )
+
+
+def drops() -> str:
+    return table(("reason", "meaning"), [(_code(f"Drop.{one.name}"), one.value) for one in Drop])
+
+
+# Bytes
+
+
+def _layout(layout: Struct) -> Iterator[tuple[int, int]]:
+    """Offset and size of each field of a struct."""
+    offset = 0
+    for item in re.findall(r"\d*[a-zA-Z]", layout.format.lstrip(">")):
+        size = calcsize(f">{item}")
+        yield offset, size
+        offset += size
+
+
+def fields(layout: Struct, names: list[str], start: int = 0) -> str:
+    return table(
+        ("offset", "size", "field"),
+        [(str(start + offset), str(size), name) for (offset, size), name in zip(_layout(layout), names, strict=True)],
+    )
+
+
+def discovery_layout() -> str:
+    commands = (
+        f"`{wire.WELCOME.decode()}` welcome, `{wire.ANNOUNCE.decode()}` announce, `{wire.FAREWELL.decode()}` farewell"
+    )
+    return fields(
+        wire._CLASSIC,
+        [
+            f"command: {commands}",
+            "id: the 36 characters of a lower-case UUID, then NUL",
+            f"endpoint: at most {wire.ENDPOINT_LIMIT} bytes of UTF-8, then NUL; what follows the NUL is not defined",
+        ],
+    )
+
+
+def extension_layout() -> str:
+    flags = (
+        f"flags: {wire._AGAIN} *again* (answer, though you know me), {wire._INFORMED} *informed*; others are ignored"
+    )
+    return fields(
+        wire._EXTENSION,
+        [
+            f"`{wire._MAGIC.decode()}`",
+            f"version: {wire._VERSION}; another one makes the message a classic one",
+            flags,
+            f"length of the JSON object that follows, at most {wire.EXTENSION_LIMIT:,} bytes",
+        ],
+        start=wire.CLASSIC_SIZE,
+    )
+
+
+KEYS = {
+    "name": "text",
+    "headers": "object, text to text",
+    "groups": "list of texts",
+    "services": "list of texts; always empty in this version",
+    "cluster": "text; peers of different clusters do not link",
+    "incarnation": "integer; start of the process in milliseconds of wall-clock time, raised only to refute",
+    "revision": "integer; grows with each change that is announced",
+    "session": "8 hexadecimal digits, not all zero: 4 random bytes chosen at start",
+    "host": "text; host name of the sender",
+    "pid": "integer; process id of the sender",
+    "key": "text; always empty in this version",
+    "capabilities": "list of texts; always empty in this version",
+    "informed_by": "list of ids of proxies; always empty in this version",
+}
+"""What the keys of the extension hold; which keys there are comes from the encoder."""
+
+
+def extension_keys() -> str:
+    someone = UUID(int=1)
+    messages: list[tuple[str, wire.DiscoveryMessage]] = [
+        ("welcome", wire.Welcome(someone, "tcp://192.0.2.1:1")),
+        ("announce", wire.Announce(PeerInfo(someone, "tcp://192.0.2.1:1"))),
+        ("farewell", wire.Farewell(someone, "tcp://192.0.2.1:1")),
+    ]
+    users: dict[str, list[str]] = {}
+    for name, message in messages:
+        for key in wire._extension_fields(message):
+            users.setdefault(key, []).append(name)
+    if users.keys() != KEYS.keys():
+        raise SystemExit(f"KEYS and the extension differ: {users.keys() ^ KEYS.keys()}")
+    return table(("key", "in", "value"), [(_code(key), ", ".join(users[key]), text) for key, text in KEYS.items()])
+
+
+def header_layout() -> str:
+    magic = " ".join(f"{byte:02X}" for byte in envelope.MAGIC)
+    return fields(
+        envelope.HEADER,
+        [
+            f"`{magic}`",
+            "peer id of the sender",
+            "session of the sender",
+            "stream number; 0 in a control frame",
+            "kind",
+            "sequence number, from 1; 0 in a control frame",
+        ],
+    )
+
+
+def marker_layout() -> str:
+    first = envelope._INBOX.hex().upper()
+    return fields(envelope._MARKER, [f"`{first}`", "peer id of the subscriber", "its session", "counter, from 1"])
+
+
+def kinds() -> str:
+    docs = member_docs(envelope, "Kind")
+    return table(
+        ("kind", "name", "what it is for"),
+        [(str(int(kind)), _code(kind.name), docs[kind.name]) for kind in envelope.Kind],
+    )
+
+
+def link_body() -> str:
+    flags = f"flags: {envelope._ANSWER_ME} *answer me*, {envelope._STRANGER} *stranger*; others are ignored"
+    names = [
+        flags,
+        "counter of the sender's newest marker",
+        "number of the sender's connection to the receiver, modulo 65536",
+        "the last such number that the sender has seen from the receiver",
+    ]
+    return fields(envelope._LINK, names)
+
+
+# State machines
+
+
+def _told(was: LinkState, signal: link.Signal) -> str:
+    event = link.told(was, link.TRANSITIONS[was, signal], PeerInfo(UUID(int=1), ""), signal)
+    if event is None:
+        return ""
+    cause = getattr(event, "cause", None)
+    return _code(type(event).__name__ + (f"({cause.name})" if cause else ""))
+
+
+def link_states() -> str:
+    docs = member_docs(model, "LinkState")
+    return table(("state", "meaning"), [(_code(state.name), docs[state.name]) for state in LinkState])
+
+
+def link_table() -> str:
+    rows = [
+        (
+            _code(state.name),
+            f"{_code(signal.name)}: {signal.value}",
+            _code(link.TRANSITIONS[state, signal].name),
+            _told(state, signal),
+        )
+        for state in LinkState
+        if state is not LinkState.GONE
+        for signal in link.Signal
+    ]
+    return table(("state", "what happens", "next state", "what you are told"), rows)
+
+
+def relay_states() -> str:
+    return table(("state", "what goes through"), [(_code(state.name), state.value) for state in relay.RelayState])
+
+
+def relay_table() -> str:
+    rows = [
+        (
+            _code(signal.name) + f": {signal.value}",
+            *(_code(relay.TRANSITIONS[state, signal].name) for state in relay.RelayState),
+        )
+        for signal in relay.RelaySignal
+    ]
+    return table(("what happens", *(f"in {_code(state.name)}" for state in relay.RelayState)), rows)
+
+
+# Diagrams: the states in a column, an arc for each pair of states that a signal connects
+
+ROW, BOX, HALF, LINE = 110, 130, 18, 15
+
+
+def diagram(title: str, transitions: Mapping[Any, Enum], states: type[Enum]) -> str:
+    """A state diagram as SVG. Arcs down run on the right, arcs up on the left; what changes nothing is left out."""
+    names = [state.name for state in states]
+    arcs: dict[tuple[int, int], list[str]] = {}
+    for (state, signal), target in transitions.items():
+        if state is not target:
+            arcs.setdefault((names.index(state.name), names.index(target.name)), []).append(signal.name)
+    # The farthest reach, on either side, decides the width.
+    left = 40 + max((_reach(a, b) + _text_width(s) for (a, b), s in arcs.items() if a > b), default=0)
+    right = 40 + max((_reach(a, b) + _text_width(s) for (a, b), s in arcs.items() if a < b), default=0)
+    width, height = left + BOX + right, ROW * len(names)
+    middle = left + BOX / 2
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}"'
+        f' width="{width:g}" height="{height:g}" role="img" aria-label="{title}"'
+        ' font-family="sans-serif" font-size="12">',
+        f"<title>{title}</title>",
+        '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8"'
+        ' orient="auto">'
+        '<path d="M0 0 10 5 0 10z" fill="#3949ab"/></marker></defs>',
+        f'<rect width="{width:g}" height="{height:g}" fill="#ffffff"/>',
+    ]
+    for (start, end), signals in sorted(arcs.items()):
+        parts += _arc(start, end, sorted(set(signals), key=signals.index), middle)
+    for index, name in enumerate(names):
+        y = ROW * index + ROW / 2
+        parts.append(
+            f'<rect x="{middle - BOX / 2:g}" y="{y - HALF:g}" width="{BOX}" height="{2 * HALF}" rx="8"'
+            ' fill="#e8eaf6" stroke="#3949ab"/>'
+            f'<text x="{middle:g}" y="{y + 4:g}" text-anchor="middle" font-weight="bold" fill="#1a237e">{name}</text>'
+        )
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _reach(start: int, end: int) -> float:
+    return 70 * abs(start - end)
+
+
+def _text_width(signals: list[str]) -> float:
+    return 10 + 8.5 * max(map(len, signals))
+
+
+def _arc(start: int, end: int, signals: list[str], middle: float) -> Iterator[str]:
+    side = 1 if end > start else -1
+    edge = middle + side * BOX / 2
+    out = ROW * start + ROW / 2 + side * 6
+    back = ROW * end + ROW / 2 - side * 6
+    bend = edge + side * _reach(start, end) * 4 / 3
+    yield (
+        f'<path d="M{edge:g} {out:g}C{bend:g} {out:g} {bend:g} {back:g} {edge:g} {back:g}"'
+        ' fill="none" stroke="#3949ab" marker-end="url(#tip)"/>'
+    )
+    # The apex of the curve, which no other arc of this side shares: see `_reach`.
+    x, y = edge + side * (_reach(start, end) + 6), (out + back) / 2 - LINE * (len(signals) - 1) / 2 + 4
+    anchor = "start" if side > 0 else "end"
+    # The white edge keeps a label readable where another arc passes under it.
+    style = 'fill="#1a237e" stroke="#ffffff" stroke-width="4" paint-order="stroke"'
+    for number, signal in enumerate(signals):
+        yield f'<text x="{x:g}" y="{y + LINE * number:g}" text-anchor="{anchor}" {style}>{signal}</text>'
+
+
+# What goes where
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "causes": causes,
+    "defaults": defaults,
+    "discovery-layout": discovery_layout,
+    "drops": drops,
+    "extension-keys": extension_keys,
+    "extension-layout": extension_layout,
+    "header-layout": header_layout,
+    "kinds": kinds,
+    "link-body": link_body,
+    "link-states": link_states,
+    "link-table": link_table,
+    "marker-layout": marker_layout,
+    "reconnect-stop": reconnect_stop,
+    "relay-states": relay_states,
+    "relay-table": relay_table,
+}
+
+DIAGRAMS: Mapping[str, Callable[[], str]] = {
+    "diagrams/link.svg": lambda: diagram("States of a link", link.TRANSITIONS, LinkState),
+    "diagrams/relay.svg": lambda: diagram("States of the connection to a proxy", relay.TRANSITIONS, relay.RelayState),
+}
+
+_MARKED = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rendered() -> dict[Path, str]:
+    """Every file that holds something generated, as it should be."""
+    files = {DOCS / name: draw() for name, draw in DIAGRAMS.items()}
+    for page in sorted(DOCS.rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if _MARKED.search(text):
+            files[page] = _MARKED.sub(lambda found: f"{found[1]}\n{PARTS[found['name']]()}\n\n{found[3]}", text)
+    return files
+
+
+def out_of_date() -> list[Path]:
+    """The files that differ from what they should be."""
+    return [path for path, text in rendered().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+
+
+def main() -> None:
+    stale = out_of_date()
+    if "--check" in sys.argv[1:]:
+        raise SystemExit("\n".join(f"out of date: {path.relative_to(DOCS)}" for path in stale) or 0)
+    for path in stale:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(rendered()[path], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

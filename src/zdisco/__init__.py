@@ -1,0 +1,67 @@
+"""zdisco: ZeroMQ programs find each other, and know, truthfully, who is there."""
+
+from ._core.actions import Drop
+from ._core.config import PeerConfig
+from ._core.errors import (
+    AnnounceTooLarge,
+    BindError,
+    ClosedError,
+    DiscoveryTimeout,
+    FarewellTimeout,
+    InvalidEndpoint,
+    MalformedMessage,
+    ProxySighting,
+    ZdiscoError,
+)
+from ._core.events import (
+    Event,
+    EventsDropped,
+    PeerGone,
+    PeerJoined,
+    PeerRecovered,
+    PeerSuspected,
+    PeerUpdated,
+    ProxyFound,
+    ProxyLost,
+)
+from ._core.model import Cause, LinkState, Message, PeerInfo, ReconnectStop
+from ._peer import Peer, Subscription
+from ._proxy import Proxy
+from ._streams import Stream
+from ._zmq.monitor import MonitorEvent, MonitorStream, SocketEvent, monitor
+
+__all__ = [
+    "AnnounceTooLarge",
+    "BindError",
+    "Cause",
+    "ClosedError",
+    "DiscoveryTimeout",
+    "Drop",
+    "Event",
+    "EventsDropped",
+    "FarewellTimeout",
+    "InvalidEndpoint",
+    "LinkState",
+    "MalformedMessage",
+    "Message",
+    "MonitorEvent",
+    "MonitorStream",
+    "Peer",
+    "PeerConfig",
+    "PeerGone",
+    "PeerInfo",
+    "PeerJoined",
+    "PeerRecovered",
+    "PeerSuspected",
+    "PeerUpdated",
+    "Proxy",
+    "ProxyFound",
+    "ProxyLost",
+    "ProxySighting",
+    "ReconnectStop",
+    "SocketEvent",
+    "Stream",
+    "Subscription",
+    "ZdiscoError",
+    "monitor",
+]

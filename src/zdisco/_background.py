@@ -1,0 +1,70 @@
+"""One task that runs behind an object from ``async with`` to its end.
+
+Rule: on asyncio the task stands alone, so that the block may be entered in one task and left in
+another, as pytest-asyncio does with fixtures. On trio it is a child of the task that entered.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+from ._zmq.sockets import outlast
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Background:
+    """Runs one coroutine function until `stop`."""
+
+    def __init__(self, main: Callable[[], Awaitable[None]]) -> None:
+        self._main = main
+        # Made when it starts: what holds us may be made where no event loop runs.
+        self._scope: anyio.CancelScope | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._group: anyio.abc.TaskGroup | None = None
+
+    async def start(self) -> None:
+        """Start it; call `stop` in the end, whatever happens."""
+        self._scope = anyio.CancelScope()
+        if (asyncio := _asyncio()) is not None:
+            self._task = asyncio.get_running_loop().create_task(self._run(self._scope))
+        else:
+            self._group = anyio.create_task_group()
+            await self._group.__aenter__()
+            self._group.start_soon(self._run, self._scope)
+
+    async def _run(self, scope: anyio.CancelScope) -> None:
+        with scope:
+            await self._main()
+
+    async def stop(self) -> None:
+        """Cancel it and wait until it has ended; what it raised is raised here.
+
+        Cancellation: waits to the end all the same, so that no task remains.
+        """
+        if self._scope is not None:
+            self._scope.cancel()
+        if self._group is not None:
+            group, self._group = self._group, None
+            await group.__aexit__(None, None, None)
+        elif self._task is not None:
+            task, self._task = self._task, None
+            ended = anyio.Event()
+            task.add_done_callback(lambda _: ended.set())
+            await outlast(ended)
+            if not task.cancelled():
+                task.result()
+
+
+def _asyncio() -> ModuleType | None:
+    module = sys.modules.get("asyncio")
+    native = anyio.lowlevel.current_token().native_token
+    return module if module is not None and isinstance(native, module.AbstractEventLoop) else None

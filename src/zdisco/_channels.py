@@ -1,0 +1,169 @@
+"""The interface between a peer and its two channels, so that an in-memory pair can stand in.
+
+Rule 1: a channel calls its listener synchronously, in the step that read the socket; there is
+no queue and no ``await`` in between, so cancelling a channel loses nothing.
+
+Rule 2: what a channel is told to do never waits and never fails; what comes of it arrives at
+the listener.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+from ._core.actions import Drop
+from ._core.model import Endpoint, Probe
+from ._zmq.monitor import MonitorEvent
+
+
+class ProxyListener(Protocol):
+    """What a proxy channel tells."""
+
+    def proxy_frames(self, proxy: Endpoint, frames: Sequence[bytes]) -> None:
+        """Discovery messages arrived at `proxySub`, in order, after what the monitor knew before them."""
+
+    def proxy_down(self, proxy: Endpoint) -> None:
+        """The connection of `proxySub` ended."""
+
+    def relay_up(self, proxy: Endpoint) -> None:
+        """`proxyPub` got a subscription that covers announces."""
+
+    def relay_down(self, proxy: Endpoint) -> None:
+        """The connection of `proxyPub` ended."""
+
+    def dropped(self, drop: Drop, detail: str = "") -> None:
+        """Something was dropped before it could be told."""
+
+    def observed(self, event: MonitorEvent) -> None:
+        """A socket event, whatever else it meant."""
+
+
+class ProxyChannel(ABC):
+    """The connection to one proxy: `proxySub` at its well-known endpoint, `proxyPub` at the one its welcome names."""
+
+    endpoint: Endpoint
+    """The well-known endpoint, as given."""
+
+    @abstractmethod
+    async def run(self, listener: ProxyListener) -> None:
+        """Connect, and tell ``listener`` what happens until cancelled. Cancellation: safe, at any time."""
+
+    @abstractmethod
+    def follow(self, relay: Endpoint) -> None:
+        """Disconnect `proxyPub` from where it was, if anywhere, and connect it to ``relay``."""
+
+    @abstractmethod
+    def send(self, frame: bytes) -> None:
+        """Publish one discovery message through `proxyPub`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close both sockets and their monitors. Idempotent."""
+
+
+class DataListener(Protocol):
+    """What a data channel tells."""
+
+    def data_frames(self, frames: Sequence[bytes]) -> None:
+        """Frames arrived at `dataSub`, in the order of each publisher."""
+
+    def subscribed(self, topic: bytes) -> None:
+        """Somebody's subscription to ``topic`` is in force at `dataPub`; every single one is told."""
+
+    def unsubscribed(self, topic: bytes) -> None:
+        """Somebody's subscription to ``topic`` ended."""
+
+    def link_up(self, endpoint: Endpoint) -> None:
+        """The ZMTP handshake with the peer at ``endpoint`` succeeded."""
+
+    def link_down(self, endpoint: Endpoint) -> None:
+        """The connection to ``endpoint`` ended, or an attempt failed."""
+
+    def link_retried(self, endpoint: Endpoint) -> None:
+        """libzmq will try ``endpoint`` again."""
+
+    def link_rejected(self, endpoint: Endpoint) -> None:
+        """The ZMTP handshake with ``endpoint`` failed."""
+
+    def drained(self, endpoint: Endpoint) -> None:
+        """What the peer at ``endpoint`` had sent has been told, and the connection is gone."""
+
+    def dropped(self, drop: Drop, detail: str = "") -> None:
+        """Something was dropped before it could be told."""
+
+    def observed(self, event: MonitorEvent) -> None:
+        """A socket event, whatever else it meant."""
+
+
+class DataChannel(ABC):
+    """`dataPub`, bound at ``endpoint``, and `dataSub`, connected to every other peer."""
+
+    endpoint: Endpoint
+    """Where `dataPub` listens, resolved."""
+
+    @abstractmethod
+    async def run(self, listener: DataListener) -> None:
+        """Tell ``listener`` what happens until cancelled. Cancellation: safe, at any time."""
+
+    @abstractmethod
+    def connect(self, endpoint: Endpoint) -> None:
+        """Connect `dataSub`; nothing happens if it is connected there already."""
+
+    @abstractmethod
+    def disconnect(self, endpoint: Endpoint) -> None:
+        """Disconnect `dataSub` at once; what was not read is lost. Nothing happens if it is not connected there."""
+
+    @abstractmethod
+    def drain(self, endpoint: Endpoint, sender: bytes) -> None:
+        """Tell what the peer had sent, disconnect in the step that found no more, tell `drained`.
+
+        ``sender`` stands in each frame of the peer; empty means a classic peer, whose frames
+        carry no name. Ends under traffic, too: as many consecutive frames as there are
+        connections plus one, none of them from the peer, prove its queue empty.
+        """
+
+    @abstractmethod
+    def subscribe(self, topic: bytes) -> None:
+        """Subscribe `dataSub` to a prefix. The caller counts users: call once for each prefix."""
+
+    @abstractmethod
+    def unsubscribe(self, topic: bytes) -> None:
+        """Take the subscription of a prefix back."""
+
+    @abstractmethod
+    def send(self, frame: bytes) -> None:
+        """Publish one frame. Never waits: libzmq drops it for a subscriber whose queue is full."""
+
+    @abstractmethod
+    async def probe(self, endpoint: Endpoint) -> Probe:
+        """Try a plain connection to ``endpoint``. Cancellation: safe."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close both sockets and their monitors after what was sent has left, or the linger time ended. Idempotent."""
+
+
+class Network(ABC):
+    """Makes the channels of one peer, and closes what they share."""
+
+    @abstractmethod
+    async def data_channel(self, host: str | None, port: int, proxies: Sequence[Endpoint]) -> DataChannel:
+        """Bind a data channel at ``host``, or else at the local address that routes to the first proxy.
+
+        Raises:
+            BindError: If the address cannot be bound.
+        """
+
+    @abstractmethod
+    def proxy_channel(self, endpoint: Endpoint) -> ProxyChannel:
+        """Make the channel to one proxy; it connects when it runs."""
+
+    @abstractmethod
+    async def resolve(self, endpoint: Endpoint) -> Endpoint | None:
+        """Look the host name of an endpoint up; the numeric spelling, or ``None`` if there is none."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close what the channels shared, after the channels themselves."""

@@ -1,0 +1,68 @@
+"""How a command runs and ends.
+
+Rule 1: the first SIGINT or SIGTERM ends the work and leaves in order; the second one does not wait.
+
+Rule 2: what the user did wrong ends with exit code 2, what the network did wrong with 1, both in one line.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from io import TextIOWrapper
+from typing import TypeVar
+
+import anyio
+import click
+
+from .. import ZdiscoError
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def until_signalled(*others: signal.Signals) -> AsyncIterator[anyio.CancelScope]:
+    """Give a scope, to be entered once around the work, that the first SIGINT, SIGTERM, or other signal cancels."""
+    work = anyio.CancelScope()
+    async with anyio.create_task_group() as tasks:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *others) as signals:
+
+            async def watch() -> None:
+                async for _ in signals:
+                    if work.cancel_called:
+                        tasks.cancel_scope.cancel()
+                    work.cancel()
+
+            tasks.start_soon(watch)
+            yield work
+            tasks.cancel_scope.cancel()
+
+
+def run(command: Callable[[], Awaitable[T]], backend: str = "asyncio") -> T:
+    """Run the coroutine of a command.
+
+    Raises:
+        click.ClickException: Instead of an error of zdisco.
+    """
+    if importlib.util.find_spec(backend) is None:
+        raise click.UsageError(f"{backend} is not installed")
+    # What other peers call themselves must not end us on a terminal that cannot show it.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return anyio.run(command, backend=backend)
+    except (ZdiscoError, BaseExceptionGroup) as group:
+        error = _only(group)
+        if isinstance(error, ZdiscoError):
+            raise click.ClickException(str(error)) from group
+        raise error from None
+
+
+def _only(error: BaseException) -> BaseException:
+    """What a task group wrapped, if it is one error only."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

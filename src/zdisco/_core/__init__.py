@@ -1,0 +1,1 @@
+"""The protocol without I/O: attrs and the standard library only."""

@@ -1,0 +1,143 @@
+"""What the core asks of the shell.
+
+Rule: an action is a wish that cannot fail; what comes of it returns as an input of its own.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TypeAlias
+
+from attrs import frozen
+
+from .events import Event
+from .model import Endpoint
+
+
+@frozen
+class SendToProxy:
+    """Publish a discovery message through one proxy."""
+
+    proxy: Endpoint
+    frame: bytes
+
+
+@frozen
+class FollowWelcome:
+    """Point `proxyPub` of this proxy at ``relay``: disconnect from where it was, then connect."""
+
+    proxy: Endpoint
+    relay: Endpoint
+
+
+@frozen
+class SendData:
+    """Publish a control frame on the data channel; dropped where nobody subscribed to it."""
+
+    frame: bytes
+
+
+@frozen
+class ConnectPeer:
+    """Connect `dataSub` to a peer."""
+
+    endpoint: Endpoint
+
+
+@frozen
+class DisconnectPeer:
+    """Disconnect `dataSub` at once; what was not read yet is lost."""
+
+    endpoint: Endpoint
+
+
+@frozen
+class DrainPeer:
+    """Read what the peer had sent, then disconnect in the same step and call `Discovery.drained`."""
+
+    endpoint: Endpoint
+    sender: bytes
+    """Id and session as they stand in each of its frames; empty for a classic peer."""
+
+
+@frozen
+class RevivePeer:
+    """`dataSub` gave this endpoint up: disconnect, then connect again."""
+
+    endpoint: Endpoint
+
+
+@frozen
+class ProbePeer:
+    """Try a plain TCP connection and call `Discovery.probed` with what came of it."""
+
+    endpoint: Endpoint
+
+
+@frozen
+class SubscribeTopic:
+    """Subscribe `dataSub` to a control topic."""
+
+    topic: bytes
+
+
+@frozen
+class UnsubscribeTopic:
+    """Take the subscription of a control topic back."""
+
+    topic: bytes
+
+
+@frozen
+class ResolveEndpoint:
+    """Look the host name of an endpoint up and call `Discovery.resolved`."""
+
+    endpoint: Endpoint
+
+
+class Drop(Enum):
+    """Why something that came from the network was dropped."""
+
+    MALFORMED_DISCOVERY = "malformed discovery message"
+    MALFORMED_CONTROL = "malformed control frame"
+    MALFORMED_SUBSCRIPTION = "malformed subscription"
+    MULTIPART = "multipart message on a discovery socket"
+    FAILED_HANDSHAKE = "connection that ended before its ZMTP handshake"
+    FORGED_WELCOME = "welcome that the connection does not vouch for"
+    FORGED_FAREWELL = "farewell in our name that we did not send"
+    UNCONFIRMED_FAREWELL = "farewell that the link did not confirm"
+    FOREIGN_CLUSTER = "announce of another cluster"
+    REFUSED_ENDPOINT = "announce with an endpoint that we do not connect to"
+    TOMBSTONED = "announce of a peer that has left"
+    STALE_ANNOUNCE = "announce that is older than what we know"
+    MOVED_ENDPOINT = "announce that moves a peer whose link is up"
+    TABLE_FULL = "no room in a table"
+    UNKNOWN_SENDER = "frame of a peer that is not in the roster"
+    OTHER_INBOX = "frame for the inbox of another peer"
+    STREAM_FULL = "message for a stream whose reader is too slow"
+    SEND_QUEUE_FULL = "discovery message for a proxy whose queue is full"
+
+
+@frozen
+class Dropped:
+    """Count this, and log it for those who look: nothing else follows from what came in."""
+
+    drop: Drop
+    detail: str = ""
+
+
+Action: TypeAlias = (
+    SendToProxy
+    | FollowWelcome
+    | SendData
+    | ConnectPeer
+    | DisconnectPeer
+    | DrainPeer
+    | RevivePeer
+    | ProbePeer
+    | SubscribeTopic
+    | UnsubscribeTopic
+    | ResolveEndpoint
+    | Dropped
+)
+Output: TypeAlias = Action | Event

@@ -1,0 +1,125 @@
+"""Every number of a peer, in one frozen class.
+
+Rule: policy lives here and nowhere else; no other module holds an interval, a timeout or a bound.
+"""
+
+from __future__ import annotations
+
+from attrs import Attribute, field, frozen
+
+from .model import ReconnectStop
+
+
+def _is_seconds(_: object, attribute: Attribute[float], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{attribute.name} must be a number of seconds, not {value!r}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{attribute.name} must be more than 0 s and finite, not {value!r}")
+
+
+def _is_seconds_or_zero(_: object, attribute: Attribute[float], value: object) -> None:
+    if isinstance(value, bool) or value != 0:
+        _is_seconds(_, attribute, value)
+
+
+def _is_count(_: object, attribute: Attribute[int], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{attribute.name} must be a whole number, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{attribute.name} must be at least 1, not {value!r}")
+
+
+def _flags(value: object) -> ReconnectStop:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"reconnect_stop must be a number, not {value!r}")
+    if not 0 <= value <= 3:
+        raise ValueError(f"reconnect_stop must be a combination of the flags 1 and 2, not {value!r}")
+    return ReconnectStop(value)
+
+
+def _jitter(_: object, attribute: Attribute[float], value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{attribute.name} must be a number, not {value!r}")
+    if not 0 <= value < 1:
+        raise ValueError(f"{attribute.name} must be at least 0 and less than 1, not {value!r}")
+
+
+@frozen(kw_only=True)
+class PeerConfig:
+    """Every interval, timeout and bound of a peer. Times are seconds.
+
+    A departure is told within these bounds:
+
+    * a killed process: a refused probe, after 0, 2, 5, 10, 20 ms, then every ``reconnect_interval``;
+    * a link that breaks and stays broken: suspect after ``suspect_after``, gone with cause
+      ``UNREACHABLE`` after ``suspect_timeout``.
+
+    Raises:
+        ValueError: If a number is out of its range.
+        TypeError: If a value is not a number.
+    """
+
+    announce_interval: float = field(default=1.0, validator=_is_seconds)
+    """An announce without echo is repeated after 2, 4, 8 ... ms, up to this."""
+    beacon_interval: float = field(default=30.0, validator=_is_seconds)
+    """An announce is repeated this often as long as we live."""
+    beacon_jitter: float = field(default=0.2, validator=_jitter)
+    """The beacon comes after ``beacon_interval * (1 ± beacon_jitter)``, so that peers spread out."""
+    discovery_timeout: float = field(default=10.0, validator=_is_seconds)
+    """How long entering the block waits for the echo of our announce."""
+    farewell_timeout: float = field(default=2.0, validator=_is_seconds_or_zero)
+    """How long leaving waits for the echo of our farewell."""
+    relay_retry_interval: float = field(default=2.0, validator=_is_seconds)
+    """While a proxy is heard but does not hear us, its publish endpoint is connected anew this often."""
+    answer_delay_per_peer: float = field(default=0.001, validator=_is_seconds_or_zero)
+    """A newcomer is answered after a random part of this times the number of known peers ..."""
+    answer_delay_max: float = field(default=0.1, validator=_is_seconds_or_zero)
+    """... and of this at most; one answer serves all newcomers of that time."""
+    suspect_after: float = field(default=0.2, validator=_is_seconds)
+    """A joined peer whose link is broken that long is suspect."""
+    suspect_timeout: float = field(default=5.0, validator=_is_seconds)
+    """A link that is not verified for that long is given up."""
+    farewell_memory: float = field(default=3.0, validator=_is_seconds)
+    """A farewell that came through a proxy waits that long for the link to confirm it."""
+    reconnect_stop: ReconnectStop = field(default=ReconnectStop.CONN_REFUSED, converter=_flags)
+    """When to stop reconnecting to a peer; 0: never, 1: when refused, 2: when the handshake failed."""
+    reconnect_interval: float = field(default=0.1, validator=_is_seconds)
+    """libzmq tries a broken connection again after this (at random up to twice this) ..."""
+    reconnect_interval_max: float = field(default=2.0, validator=_is_seconds)
+    """... doubling up to this."""
+    probe_timeout: float = field(default=0.2, validator=_is_seconds)
+    """A probe without answer is undecided after this."""
+    zombie_after: float = field(default=0.1, validator=_is_seconds)
+    """A connection that ended and that libzmq does not retry within this is connected anew."""
+    handshake_interval: float = field(default=2.0, validator=_is_seconds)
+    """A ZMTP handshake that takes longer has failed."""
+    proxy_heartbeat: float = field(default=5.0, validator=_is_seconds)
+    """ZMTP heartbeat on the proxy channel ..."""
+    proxy_heartbeat_timeout: float = field(default=15.0, validator=_is_seconds)
+    """... and how long silence is borne there."""
+    link_retry_min: float = field(default=0.01, validator=_is_seconds)
+    """A link message without answer is repeated after this, then after twice as long ..."""
+    link_retry_max: float = field(default=1.0, validator=_is_seconds)
+    """... up to this."""
+    linger: float = field(default=0.5, validator=_is_seconds_or_zero)
+    """How long closing waits for what was published to leave."""
+    send_hwm: int = field(default=20_000, validator=_is_count)
+    """Messages that wait for one peer before the newest are dropped for it; 0 is not allowed: it has no bound."""
+    receive_hwm: int = field(default=1_000, validator=_is_count)
+    """Messages of one peer that libzmq holds before it stops reading from it."""
+    stream_capacity: int = field(default=65_536, validator=_is_count)
+    """Messages that wait in one subscription before the oldest are dropped."""
+    event_capacity: int = field(default=10_000, validator=_is_count)
+    """Events that wait in one event or monitor stream before the oldest are dropped."""
+    max_peers: int = field(default=4_096, validator=_is_count)
+    """Links in the roster."""
+    max_links_per_id: int = field(default=4, validator=_is_count)
+    """Links that may claim one id."""
+    max_tombstones: int = field(default=4_096, validator=_is_count)
+    """Peers that left and that no late announce may revive."""
+    max_strangers: int = field(default=4_096, validator=_is_count)
+    """Subscribers whose announce we have not had."""
+    max_topics: int = field(default=65_536, validator=_is_count)
+    """Topics whose sequence numbers a publisher keeps."""
+    max_probes: int = field(default=64, validator=_is_count)
+    """Probes that run at the same time."""

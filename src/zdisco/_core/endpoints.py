@@ -1,0 +1,115 @@
+"""What a ``tcp`` endpoint says, and its one numeric spelling.
+
+Rule 1: an endpoint that came from the network goes through `numeric` before libzmq sees it.
+libzmq reads more than an address: ``tcp://source;address``, wildcards, ports of any length.
+
+Rule 2: the numeric spelling is the identity of an endpoint. Two spellings of one address would
+be two connections, and a disconnect of the one would miss the other.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from attrs import frozen
+
+from .errors import InvalidEndpoint
+from .model import Endpoint
+
+_HOST_LIMIT = 253
+"""Characters of a DNS name in text form (RFC 1035 section 2.3.4)."""
+
+_ENDPOINT = re.compile(r"tcp://(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<plain>[^\[\]:]*)):(?P<port>[0-9]{1,5})")
+# RFC 1123 section 2.1, and the underscore, which container networks use in names.
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
+# A resolver takes "127.1", "0x7f000001" and "2130706433" for addresses.
+_NUMBER_AT_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)")
+
+
+@frozen
+class TcpEndpoint:
+    """Host and port of an endpoint."""
+
+    host: str
+    """A name or an address, an IPv6 address without brackets."""
+    port: int
+
+    def __str__(self) -> Endpoint:
+        return f"tcp://[{self.host}]:{self.port}" if ":" in self.host else f"tcp://{self.host}:{self.port}"
+
+
+def parse(endpoint: Endpoint) -> TcpEndpoint:
+    """Take an endpoint apart, strictly.
+
+    Any address is allowed, also one that can only be bound (``0.0.0.0``).
+
+    Raises:
+        InvalidEndpoint: If it is not ``tcp://host:port`` with a port from 1 to 65535.
+    """
+    match = _ENDPOINT.fullmatch(endpoint)
+    if match is None:
+        raise InvalidEndpoint(endpoint, "not of the form tcp://host:port")
+    port = int(match["port"])
+    if not 1 <= port <= 65535:
+        raise InvalidEndpoint(endpoint, "the port is not from 1 to 65535")
+    bracketed = match["bracketed"]
+    host = match["plain"] if bracketed is None else bracketed
+    if not (_is_name(host) if bracketed is None else _is_ipv6(host)):
+        raise InvalidEndpoint(endpoint, "the host is neither a name nor an address")
+    return TcpEndpoint(host, port)
+
+
+def numeric(endpoint: Endpoint) -> Endpoint | None:
+    """The one numeric spelling of an endpoint to connect to; `None` if its host is a name.
+
+    Raises:
+        InvalidEndpoint: If it cannot be parsed, or nobody can be at that address.
+    """
+    parsed = parse(endpoint)
+    address = _address(parsed.host)
+    if address is None:
+        return None
+    if address.is_unspecified or address.is_multicast or address == IPv4Address("255.255.255.255"):
+        raise InvalidEndpoint(endpoint, "not the address of one host")
+    return str(TcpEndpoint(str(address), parsed.port))
+
+
+def is_loopback(endpoint: Endpoint) -> bool:
+    """Whether it can be reached from its own host only; never raises."""
+    try:
+        host = parse(endpoint).host
+    except InvalidEndpoint:
+        return False
+    address = _address(host)
+    if address is None:
+        # RFC 6761 section 6.3: these names are always loopback.
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
+    return address.is_loopback
+
+
+def _is_name(host: str) -> bool:
+    """Whether it is a host name or an IPv4 address in its usual form."""
+    if len(host) > _HOST_LIMIT or not _NAME.fullmatch(host):
+        return False
+    return _address(host) is not None or not _NUMBER_AT_END.fullmatch(host)
+
+
+def _is_ipv6(host: str) -> bool:
+    # A zone ("%eth0") means something on one host only.
+    return "%" not in host and isinstance(_parsed_address(host), IPv6Address)
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    address = _parsed_address(host)
+    # ::ffff:1.2.3.4 and 1.2.3.4 reach the same port.
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address if mapped is None else mapped
+
+
+def _parsed_address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None

@@ -1,0 +1,312 @@
+"""Data-channel messages <-> frames.
+
+Rule 1: a message is one frame. What repeats stands first, so that one look-up on the raw prefix
+finds all that is known of the stream::
+
+    data frame:     topic, NUL, header, payload        topic: UTF-8 without NUL
+    control frame:  FE, header, body                   to all
+                    FF, id (16), header, body          to one peer: its inbox
+
+    header, 35 bytes, big-endian:
+    offset  size  field
+    0       2     DA 01
+    2       16    id of the sender
+    18      4     session of the sender
+    22      4     stream number, 0 in a control frame
+    26      1     kind
+    27      8     sequence number, 0 in a control frame
+
+Rule 2: FE and FF never begin UTF-8, so the first byte tells a control frame. It has no NUL
+before its header and is never searched for one: one random UUID in 19 holds a zero byte.
+
+Rule 3: what has no header of ours is a foreign frame, which is no error: a classic program may
+publish anything. Any bytes end in a frame or in `MalformedMessage`.
+
+Rule 4: a body may be longer than we know; a later version put something there.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from struct import Struct
+from typing import TypeAlias
+from uuid import UUID
+
+from attrs import define, frozen
+
+from .errors import MalformedMessage
+from .model import PeerId
+
+MAGIC = b"\xda\x01"
+HEADER = Struct(">2s16s4sIBQ")
+"""Magic, sender, session, stream number, kind, sequence number."""
+PREFIX_SIZE = 26
+"""How much of the header is the same in all frames of one stream."""
+NUMBER = Struct(">BQ")
+"""The rest of the header: kind, sequence number."""
+
+ALL = b"\xfe"
+"""The control topic that every peer subscribes to."""
+_INBOX = b"\xff"
+_INBOX_SIZE = 17
+_MARKER = Struct(">c16s4sI")
+
+
+class Kind(IntEnum):
+    """What a frame is for."""
+
+    DATA = 0
+    """A message of the application."""
+    TAIL = 1
+    """The last sequence number of a topic that rests."""
+    LINK = 2
+    """The link handshake, to an inbox."""
+    CONFIRM = 3
+    """"Your marker is in force here", to an inbox."""
+    FAREWELL = 4
+    """"I am leaving", to all."""
+
+
+_KINDS = tuple(Kind)
+# The others are for control topics: believed on an ordinary topic they would reach
+# whoever happens to subscribe to it.
+_DATA_KINDS = (Kind.DATA, Kind.TAIL)
+
+
+# Not frozen, because one is made for each message, and a frozen object takes three times as long.
+@define
+class DataFrame:
+    """A frame of the application, numbered by its publisher."""
+
+    topic: bytes
+    """Without the NUL; whether it is UTF-8 is not checked."""
+    sender: bytes
+    """16 bytes of the peer id."""
+    session: bytes
+    stream: int
+    kind: Kind
+    """`Kind.DATA` or `Kind.TAIL`."""
+    sequence: int
+    payload: bytes
+
+
+@define
+class ControlFrame:
+    """A frame on a control topic."""
+
+    inbox: bytes | None
+    """16 bytes of the id of the peer that it is for; `None`: for all."""
+    sender: bytes
+    """16 bytes of the peer id."""
+    session: bytes
+    kind: Kind
+    body: bytes
+
+
+@define
+class ForeignFrame:
+    """A frame without our header."""
+
+    topic: bytes
+    """All up to the first NUL; the whole frame if there is none."""
+    payload: bytes
+    """The whole frame."""
+
+
+Frame: TypeAlias = DataFrame | ControlFrame | ForeignFrame
+
+
+def check_topic(topic: str) -> bytes:
+    """The bytes of an ordinary topic; the empty one is allowed.
+
+    Raises:
+        TypeError: If it is not text.
+        ValueError: If it holds a NUL, which ends a topic in a frame, or cannot be UTF-8.
+    """
+    if not isinstance(topic, str):
+        raise TypeError(f"a topic is text, not {type(topic).__name__}: {topic!r}")
+    if "\0" in topic:
+        raise ValueError(f"topic {topic!r} holds a NUL")
+    try:
+        return topic.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"topic {topic!r} holds a surrogate") from error
+
+
+def data_prefix(topic: bytes, sender: PeerId, session: bytes, stream: int) -> bytes:
+    """What all data frames of one stream begin with; made once, see `data_frame`."""
+    return topic + b"\0" + HEADER.pack(MAGIC, sender.bytes, session, stream, 0, 0)[:PREFIX_SIZE]
+
+
+def data_frame(prefix: bytes, kind: Kind, sequence: int, payload: bytes) -> bytes:
+    """One data frame of the stream with this prefix."""
+    return prefix + NUMBER.pack(kind, sequence) + payload
+
+
+def control_frame(topic: bytes, kind: Kind, sender: PeerId, session: bytes, body: bytes) -> bytes:
+    """One control frame; ``topic`` is `ALL` or an `inbox`."""
+    assert topic == ALL or (topic[:1] == _INBOX and len(topic) == _INBOX_SIZE), topic
+    return topic + HEADER.pack(MAGIC, sender.bytes, session, 0, kind, 0) + body
+
+
+def split(frame: bytes) -> Frame:
+    """Read one frame of the data channel.
+
+    Raises:
+        MalformedMessage: For a control frame that is cut off or without our header, and for a
+            kind that we do not know or that does not belong there.
+    """
+    if frame[:1] >= ALL:
+        return _split_control(frame)
+    end = frame.find(b"\0")
+    if end < 0:
+        return ForeignFrame(frame, frame)
+    start = end + 1
+    if not frame.startswith(MAGIC, start) or len(frame) < start + HEADER.size:
+        return ForeignFrame(frame[:end], frame)
+    _, sender, session, stream, kind, sequence = HEADER.unpack_from(frame, start)
+    if kind >= len(_DATA_KINDS):
+        raise MalformedMessage(f"data frame of kind {kind}", len(frame))
+    payload = frame[start + HEADER.size :]
+    return DataFrame(frame[:end], sender, session, stream, _DATA_KINDS[kind], sequence, payload)
+
+
+def _split_control(frame: bytes) -> ControlFrame:
+    start = _INBOX_SIZE if frame[:1] == _INBOX else len(ALL)
+    if len(frame) < start + HEADER.size:
+        raise MalformedMessage("control frame is cut off", len(frame))
+    magic, sender, session, _, kind, _ = HEADER.unpack_from(frame, start)
+    if magic != MAGIC:
+        raise MalformedMessage("control frame without our header", len(frame))
+    if kind >= len(_KINDS):
+        raise MalformedMessage(f"control frame of kind {kind}", len(frame))
+    return ControlFrame(frame[1:start] or None, sender, session, _KINDS[kind], frame[start + HEADER.size :])
+
+
+@frozen
+class Inbox:
+    """Somebody subscribed to the inbox of a peer."""
+
+    id: PeerId
+
+
+@frozen
+class Marker:
+    """Somebody subscribed to a marker: all that it subscribed before is in force here."""
+
+    id: PeerId
+    session: bytes
+    counter: int
+
+
+def inbox(id: PeerId) -> bytes:
+    """The control topic of one peer, 17 bytes."""
+    return _INBOX + id.bytes
+
+
+def marker(id: PeerId, session: bytes, counter: int) -> bytes:
+    """The topic that a peer subscribes to last, 25 bytes.
+
+    The session is part of it, or a restarted process with the same id would seem to have
+    subscribed already: the markers of its predecessor may still be there.
+    """
+    return _MARKER.pack(_INBOX, id.bytes, session, counter)
+
+
+def parse_subscription(topic: bytes) -> Inbox | Marker | None:
+    """What a subscription that our XPUB has seen says about a peer; `None`: nothing.
+
+    Raises:
+        MalformedMessage: If it begins like an inbox but is neither an inbox nor a marker.
+    """
+    if topic[:1] != _INBOX:
+        return None
+    if len(topic) == _INBOX_SIZE:
+        return Inbox(UUID(bytes=topic[1:]))
+    if len(topic) == _MARKER.size:
+        _, peer_id, session, counter = _MARKER.unpack(topic)
+        return Marker(UUID(bytes=peer_id), session, counter)
+    raise MalformedMessage("neither an inbox nor a marker", len(topic))
+
+
+_LINK = Struct(">BIHH")
+_CONFIRM = Struct(">I")
+_FAREWELL = Struct(">Q")
+_ANSWER_ME = 0x01
+_STRANGER = 0x02
+_INCARNATION_LIMIT = 2**63 - 1
+
+
+@frozen
+class LinkBody:
+    """What a `Kind.LINK` frame says.
+
+    Encoded as flags (1 byte: 1 answer me, 2 stranger, others ignored), marker (4), epoch (2)
+    and echo (2).
+    """
+
+    marker: int
+    """The counter of the sender's latest marker."""
+    epoch: int
+    """Number of the sender's connection to the receiver, modulo 65536."""
+    echo: int
+    """The last epoch that the sender has seen of the receiver, modulo 65536."""
+    answer_me: bool = False
+    """The sender has not had our `LINK` on this connection."""
+    stranger: bool = False
+    """The sender has not had our announce."""
+
+    def encode(self) -> bytes:
+        """The body of the frame."""
+        flags = (_ANSWER_ME if self.answer_me else 0) | (_STRANGER if self.stranger else 0)
+        return _LINK.pack(flags, self.marker, self.epoch, self.echo)
+
+    @classmethod
+    def decode(cls, body: bytes) -> LinkBody:
+        """Read the body of a frame; raises `MalformedMessage`."""
+        _check_size(body, _LINK)
+        flags, marker, epoch, echo = _LINK.unpack_from(body)
+        return cls(marker, epoch, echo, bool(flags & _ANSWER_ME), bool(flags & _STRANGER))
+
+
+@frozen
+class ConfirmBody:
+    """What a `Kind.CONFIRM` frame says: the marker (4 bytes) that its sender has seen."""
+
+    marker: int
+
+    def encode(self) -> bytes:
+        """The body of the frame."""
+        return _CONFIRM.pack(self.marker)
+
+    @classmethod
+    def decode(cls, body: bytes) -> ConfirmBody:
+        """Read the body of a frame; raises `MalformedMessage`."""
+        _check_size(body, _CONFIRM)
+        return cls(*_CONFIRM.unpack_from(body))
+
+
+@frozen
+class FarewellBody:
+    """What a `Kind.FAREWELL` frame says: the incarnation (8 bytes) that leaves."""
+
+    incarnation: int
+
+    def encode(self) -> bytes:
+        """The body of the frame."""
+        return _FAREWELL.pack(self.incarnation)
+
+    @classmethod
+    def decode(cls, body: bytes) -> FarewellBody:
+        """Read the body of a frame; raises `MalformedMessage`."""
+        _check_size(body, _FAREWELL)
+        (incarnation,) = _FAREWELL.unpack_from(body)
+        # The range of an announce: no announce could ever have said more.
+        if incarnation > _INCARNATION_LIMIT:
+            raise MalformedMessage("incarnation is out of range", len(body))
+        return cls(incarnation)
+
+
+def _check_size(body: bytes, layout: Struct) -> None:
+    if len(body) < layout.size:
+        raise MalformedMessage(f"body is shorter than {layout.size} bytes", len(body))

@@ -1,0 +1,116 @@
+"""Every error that zdisco raises.
+
+::
+
+    ZdiscoError
+    ├── ClosedError            the peer, proxy or socket is not open, or not any more
+    ├── DiscoveryTimeout       (TimeoutError)  our announce did not come back in time
+    ├── FarewellTimeout        (TimeoutError)  our farewell did not come back in time
+    ├── BindError              (OSError)       an endpoint could not be bound
+    ├── InvalidEndpoint        (ValueError)    an endpoint that the caller gave cannot be used
+    ├── AnnounceTooLarge       (ValueError)    name, headers, ... do not fit into one announce
+    └── MalformedMessage       (ValueError)    bytes that are no message of ours
+
+Rule 1: an error carries the facts as attributes; its text is made from them.
+
+Rule 2: what the network does wrong never raises out of a task of ours. ``MalformedMessage``
+leaves the decoders and is counted by the shell; a caller meets it only by calling a decoder.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+
+class ZdiscoError(Exception):
+    """The root of all errors of zdisco."""
+
+
+class ClosedError(ZdiscoError):
+    """The object was used before it was opened, or after it was closed."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the {what} is not open")
+        self.what = what
+
+
+@frozen
+class ProxySighting:
+    """What was seen of one proxy while we tried to discover."""
+
+    endpoint: str
+    connected: bool = False
+    """Its well-known endpoint accepted us."""
+    refused: int = 0
+    """How many connection attempts failed."""
+    relay: str = ""
+    """The publish endpoint that its welcome named; empty: no welcome came."""
+    subscribed: bool = False
+    """It subscribed to our messages at that publish endpoint."""
+    announced: int = 0
+    """How many announces we sent to it."""
+
+    def __str__(self) -> str:
+        if not self.relay:
+            reached = "connected" if self.connected else f"refused {self.refused} times"
+            return f"no welcome from {self.endpoint} ({reached})"
+        if not self.subscribed:
+            return f"welcome from {self.endpoint}, but no answer at its publish endpoint {self.relay}"
+        return f"welcome from {self.endpoint}, but no echo of {self.announced} announces"
+
+
+class DiscoveryTimeout(ZdiscoError, TimeoutError):
+    """Our own announce did not come back through any proxy in time."""
+
+    def __init__(self, timeout: float, proxies: tuple[ProxySighting, ...]) -> None:
+        seen = "; ".join(map(str, proxies))
+        super().__init__(f"no echo of our announce within {timeout:g} s: {seen}")
+        self.timeout = timeout
+        self.proxies = proxies
+
+
+class FarewellTimeout(ZdiscoError, TimeoutError):
+    """Our own farewell did not come back through every proxy in time."""
+
+    def __init__(self, timeout: float, proxies: tuple[str, ...]) -> None:
+        super().__init__(f"no echo of our farewell within {timeout:g} s from {', '.join(proxies)}")
+        self.timeout = timeout
+        self.proxies = proxies
+
+
+class BindError(ZdiscoError, OSError):
+    """An endpoint could not be bound."""
+
+    def __init__(self, endpoint: str, errno: int, reason: str) -> None:
+        super().__init__(errno, f"cannot bind {endpoint}: {reason}")
+        self.endpoint = endpoint
+        self.reason = reason
+
+
+class InvalidEndpoint(ZdiscoError, ValueError):
+    """An endpoint cannot be used."""
+
+    def __init__(self, endpoint: object, reason: str) -> None:
+        super().__init__(f"{endpoint!r} is not a usable endpoint: {reason}")
+        self.endpoint = endpoint
+        self.reason = reason
+
+
+class AnnounceTooLarge(ZdiscoError, ValueError):
+    """Name, headers, groups and services together do not fit into one announce."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the announce takes {size} bytes of JSON, the limit is {limit}")
+        self.size = size
+        self.limit = limit
+
+
+class MalformedMessage(ZdiscoError, ValueError):
+    """Bytes that are not a message of the protocol."""
+
+    def __init__(self, reason: str, size: int) -> None:
+        super().__init__(f"malformed message of {size} bytes: {reason}")
+        self.reason = reason
+        self.size = size
+
+

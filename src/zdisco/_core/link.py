@@ -1,0 +1,129 @@
+"""The state machine of our link to one peer.
+
+Rule 1: every change of link state is a row of `TRANSITIONS`; no other code sets a state.
+
+Rule 2: a pair that is not in the table is a bug of ours, never of the network. What the
+network may do at any time has a row, even where nothing changes.
+
+Rule 3: what the user is told follows from the change alone: `told` has no other input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType
+from typing import TypeAlias
+
+from attrs import define
+
+from .envelope import LinkBody
+from .events import PeerEvent, PeerGone, PeerJoined, PeerRecovered, PeerSuspected
+from .model import Cause, Endpoint, LinkState, PeerId, PeerInfo
+from .wire import Announce
+
+LinkKey: TypeAlias = tuple[PeerId, bytes]
+"""Id and session: one life of one process."""
+
+
+class Signal(Enum):
+    """What can happen to a link."""
+
+    PROVED = "verified in both directions"
+    SILENT = "not verified for suspect_after"
+    FAREWELL = "it said farewell"
+    REFUSED = "nothing listens at its endpoint"
+    EXPIRED = "not verified for suspect_timeout"
+    REJECTED = "the ZMTP handshake failed"
+    REPLACED = "another link took its place"
+
+
+CAUSES: Mapping[Signal, Cause] = MappingProxyType(
+    {
+        Signal.FAREWELL: Cause.FAREWELL,
+        Signal.REFUSED: Cause.REFUSED,
+        Signal.EXPIRED: Cause.UNREACHABLE,
+        Signal.REJECTED: Cause.REJECTED,
+        Signal.REPLACED: Cause.REPLACED,
+    }
+)
+"""The signals that end a link, and the cause that the user is told."""
+
+FINAL = frozenset({Signal.FAREWELL, Signal.REPLACED})
+"""After these an announce of the same incarnation revives nobody."""
+
+TRANSITIONS: Mapping[tuple[LinkState, Signal], LinkState] = MappingProxyType(
+    {
+        (LinkState.ANNOUNCED, Signal.PROVED): LinkState.JOINED,
+        (LinkState.ANNOUNCED, Signal.SILENT): LinkState.ANNOUNCED,
+        (LinkState.JOINED, Signal.PROVED): LinkState.JOINED,
+        (LinkState.JOINED, Signal.SILENT): LinkState.SUSPECT,
+        (LinkState.SUSPECT, Signal.PROVED): LinkState.JOINED,
+        (LinkState.SUSPECT, Signal.SILENT): LinkState.SUSPECT,
+        **{(state, signal): LinkState.GONE for state in LinkState for signal in CAUSES},
+        (LinkState.GONE, Signal.PROVED): LinkState.GONE,
+        (LinkState.GONE, Signal.SILENT): LinkState.GONE,
+    }
+)
+
+
+def told(was: LinkState, now: LinkState, peer: PeerInfo, signal: Signal) -> PeerEvent | None:
+    """What the user is told when a link goes from ``was`` to ``now``."""
+    match was, now:
+        case LinkState.ANNOUNCED, LinkState.JOINED:
+            return PeerJoined(peer)
+        case LinkState.JOINED, LinkState.SUSPECT:
+            return PeerSuspected(peer)
+        case LinkState.SUSPECT, LinkState.JOINED:
+            return PeerRecovered(peer)
+        case (LinkState.JOINED | LinkState.SUSPECT), LinkState.GONE:
+            return PeerGone(peer, CAUSES[signal])
+        case _:
+            return None
+
+
+@define(eq=False)
+class Link:
+    """What we know of the link to one life of one peer."""
+
+    announce: Announce
+    endpoint: Endpoint
+    """Where `dataSub` is connected for it: the numeric spelling of the announced endpoint."""
+    down_since: float | None
+    """Since when our connection to it is down; ``None`` while it is up."""
+    state: LinkState = LinkState.ANNOUNCED
+    verdict: Signal | None = None
+    """Why it is given up, while what it had sent is still being read."""
+    epoch: int = 0
+    """How many of our connections to it have ended. Its link messages quote this number, so one
+    that waited in a queue since an older connection proves nothing about the present one."""
+    echo: int = 0
+    """The epoch that it last told us, to quote in ours."""
+    heard: LinkBody | None = None
+    """Its last link message on the present connection."""
+    told: int | None = None
+    """Our marker in the last link message that we sent on the present connection."""
+    confirmed: int = 0
+    """The newest of our markers that it has confirmed."""
+    retry: float = 0.0
+    """Seconds until the next unanswered link message is repeated."""
+    probes: int = 0
+    """Probes sent since the connection went down."""
+
+    @property
+    def key(self) -> LinkKey:
+        return self.announce.info.id, self.announce.session
+
+    @property
+    def peer(self) -> PeerInfo:
+        return self.announce.info
+
+    @property
+    def sender(self) -> bytes:
+        """Id and session as they stand in its frames; empty for a classic peer."""
+        return b"" if self.announce.is_classic else self.peer.id.bytes + self.announce.session
+
+    def signal(self, signal: Signal) -> PeerEvent | None:
+        """Take one row of the table; returns what the user is told."""
+        was, self.state = self.state, TRANSITIONS[self.state, signal]
+        return told(was, self.state, self.peer, signal)

@@ -1,0 +1,639 @@
+"""The peers we know, the links to them, and who has been silent too long.
+
+Rule 1: joined means that we have the peer's link message on the present connection and that our
+`dataPub` has seen a marker of it at least as new as that message says: then nothing that either
+publishes is lost to a late subscription.
+
+Rule 2: the proxy channel gives hints, the data channel gives proof. No announce and no farewell
+that came through a proxy removes, moves or replaces a peer whose link is up.
+
+Rule 3: a link message leaves only while our own connection to that peer is up. So whoever has
+one knows that its own messages are heard.
+
+Rule 4: a link that is given up is drained first. Its end is told when `drained` says that all
+that the peer had sent was read.
+
+Rule 5: every table has a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from types import MappingProxyType
+from typing import TypeAlias, TypeVar
+
+from attrs import define, field
+
+from .actions import (
+    ConnectPeer,
+    DisconnectPeer,
+    DrainPeer,
+    Drop,
+    Dropped,
+    Output,
+    ProbePeer,
+    RevivePeer,
+    SendData,
+    SubscribeTopic,
+    UnsubscribeTopic,
+)
+from .config import PeerConfig
+from .envelope import ALL, ConfirmBody, Inbox, Kind, LinkBody, Marker, control_frame, inbox, marker
+from .events import PeerUpdated
+from .link import FINAL, Link, LinkKey, Signal
+from .model import Endpoint, LinkState, PeerId, PeerInfo, Probe, ReconnectStop
+from .timers import Timers
+from .wire import Announce, Farewell
+
+PROBE_DELAYS = (0.0, 0.002, 0.005, 0.010, 0.020)
+"""A dying process still accepts for a moment, so one probe is not enough."""
+
+EPOCHS = 1 << 16
+EVERY_INCARNATION = 1 << 64
+"""The tombstone of a classic peer, which has no incarnation."""
+
+
+class Alarm(Enum):
+    """What a deadline of a link is for."""
+
+    LINK = "repeat the link message"
+    PROBE = "probe the endpoint again"
+    ZOMBIE = "connect anew, libzmq has given up"
+    SUSPECT = "the link has been broken for too long to say joined"
+    EXPIRE = "give the link up"
+    HINT = "forget a farewell that nothing confirmed"
+    RETRY = "connect to a classic peer again"
+
+
+_VERDICTS = frozenset({Alarm.SUSPECT, Alarm.EXPIRE})
+
+Deadline: TypeAlias = tuple[Alarm, LinkKey]
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+@define
+class Roster:
+    """The links to all peers, and our own subscriptions as the others see them."""
+
+    me: PeerId
+    session: bytes
+    config: PeerConfig
+    marker: int = 1
+    """The counter of our newest marker; it grows with each subscription."""
+    _open: bool = False
+    _links: dict[LinkKey, Link] = field(factory=dict)
+    _by_id: dict[PeerId, dict[bytes, Link]] = field(factory=dict)
+    _by_endpoint: dict[Endpoint, dict[LinkKey, Link]] = field(factory=dict)
+    _joined: dict[PeerId, PeerInfo] = field(factory=dict)
+    _tombstones: dict[PeerId, int] = field(factory=dict)
+    _markers: dict[LinkKey, int] = field(factory=dict)
+    _strangers: dict[PeerId, None] = field(factory=dict)
+    _epochs: dict[LinkKey | Endpoint, int] = field(factory=dict)
+    """How many of our connections to a peer, and to whoever was at its endpoint, had ended when we
+    gave it up. A marker of theirs may still be known there, which must not prove the next one."""
+    _retries: dict[LinkKey, tuple[Announce, Endpoint]] = field(factory=dict)
+    _timers: Timers[Deadline] = field(factory=Timers)
+
+    # What can be asked
+
+    @property
+    def joined(self) -> Mapping[PeerId, PeerInfo]:
+        """The joined peers, as a read-only view."""
+        return MappingProxyType(self._joined)
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        return tuple(self._links.values())
+
+    @property
+    def deadline(self) -> float | None:
+        return self._timers.next
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def sender(self, id_and_session: bytes) -> PeerInfo | None:
+        """Whose frames begin with this id and session; ``None`` if nobody in the roster."""
+        link = self._by_id.get(PeerId(bytes=id_and_session[:16]), {}).get(id_and_session[16:])
+        return None if link is None else link.peer
+
+    def unconfirmed(self, marker: int) -> int:
+        """How many peers that rely on our subscriptions have not confirmed this marker."""
+        return sum(
+            1
+            for link in self._links.values()
+            if link.told is not None
+            and link.confirmed < marker
+            and link.verdict is None
+            and link.state is not LinkState.SUSPECT
+            and not link.announce.is_classic
+        )
+
+    # Our own subscriptions
+
+    def subscriptions(self) -> list[Output]:
+        """What `dataSub` subscribes to before it connects anywhere."""
+        return [SubscribeTopic(ALL), SubscribeTopic(inbox(self.me)), SubscribeTopic(self._marker_topic())]
+
+    def next_marker(self) -> list[Output]:
+        """Put a marker behind what was just subscribed: who sees it has all that came before."""
+        was = self._marker_topic()
+        self.marker += 1
+        return [SubscribeTopic(self._marker_topic()), UnsubscribeTopic(was)]
+
+    def _marker_topic(self) -> bytes:
+        return marker(self.me, self.session, self.marker)
+
+    def open(self, now: float) -> list[Output]:
+        """Let link messages out. Until then nobody can hold us for joined."""
+        self._open = True
+        outputs: list[Output] = []
+        for link in self._links.values():
+            outputs += self._send_link(link, now)
+        for peer in self._strangers:
+            if peer not in self._by_id:
+                outputs += self._send_link_to_stranger(peer)
+        self._strangers.clear()
+        return outputs
+
+    def close(self) -> None:
+        """Let no link message out any more: nobody joins a peer that is leaving."""
+        self._open = False
+
+    # Hints: what comes through a proxy
+
+    def is_tombstoned(self, announce: Announce) -> bool:
+        left = self._tombstones.get(announce.info.id)
+        return left is not None and (announce.is_classic or announce.info.incarnation <= left)
+
+    def announced(self, announce: Announce, endpoint: Endpoint, now: float) -> tuple[bool, list[Output]]:
+        """A peer says where it is; ``endpoint`` is the numeric spelling. Returns whether it is new to us."""
+        key = announce.info.id, announce.session
+        if (link := self._links.get(key)) is not None:
+            return False, self._update(link, announce, endpoint, now)
+        if self.is_tombstoned(announce):
+            return False, [Dropped(Drop.TOMBSTONED, str(announce.info.id))]
+        siblings = self._by_id.get(announce.info.id, {})
+        if any(
+            link.state is not LinkState.ANNOUNCED and link.peer.incarnation > announce.info.incarnation
+            for link in siblings.values()
+        ):
+            return False, [Dropped(Drop.STALE_ANNOUNCE, str(announce.info.id))]
+        outputs = self._make_room(siblings, now)
+        if len(siblings) >= self.config.max_links_per_id or len(self._links) >= self.config.max_peers:
+            return False, [*outputs, Dropped(Drop.TABLE_FULL, "links")]
+        return True, outputs + self._create(announce, endpoint, now)
+
+    def _make_room(self, siblings: Mapping[bytes, Link], now: float) -> list[Output]:
+        """Let the oldest link that never joined go, if the tables are full."""
+        if len(siblings) >= self.config.max_links_per_id:
+            pool: Iterable[Link] = siblings.values()
+        elif len(self._links) >= self.config.max_peers:
+            pool = self._links.values()
+        else:
+            return []
+        for link in pool:
+            if link.state is LinkState.ANNOUNCED and link.verdict is None:
+                return [*self._finish(link, Signal.EXPIRED, now), Dropped(Drop.TABLE_FULL, str(link.peer.id))]
+        return []
+
+    def _create(self, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
+        neighbours = self._by_endpoint.setdefault(endpoint, {})
+        is_up = any(link.down_since is None for link in neighbours.values())
+        key = announce.info.id, announce.session
+        epoch = max(self._epochs.pop(key, 0), self._epochs.pop(endpoint, 0))
+        down_since = None if is_up else now
+        link = Link(announce, endpoint, down_since, epoch=epoch, retry=self.config.link_retry_min)
+        self._links[link.key] = neighbours[link.key] = link
+        self._by_id.setdefault(link.peer.id, {})[announce.session] = link
+        self._retries.pop(link.key, None)
+        self._timers.cancel((Alarm.RETRY, link.key))
+        self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
+        outputs: list[Output] = [] if len(neighbours) > 1 else [ConnectPeer(endpoint)]
+        return outputs + self._send_link(link, now)
+
+    def _update(self, link: Link, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
+        was, new = link.announce, announce
+        if link.verdict is not None:
+            # The tombstone must not name the incarnation by which it refutes a farewell.
+            return []
+        if (new.info.incarnation, new.info.revision) < (was.info.incarnation, was.info.revision):
+            return [Dropped(Drop.STALE_ANNOUNCE, str(new.info.id))]
+        outputs: list[Output] = []
+        if endpoint != link.endpoint:
+            if link.down_since is None:
+                return [Dropped(Drop.MOVED_ENDPOINT, f"{new.info.id} to {endpoint}")]
+            outputs += self._move(link, endpoint, now)
+        if new.info.incarnation > was.info.incarnation:
+            # It raised its incarnation to say that the farewell was not its own.
+            self._timers.cancel((Alarm.HINT, link.key))
+        link.announce = new
+        if link.state is LinkState.JOINED:
+            self._joined[link.peer.id] = link.peer
+        if link.state in (LinkState.JOINED, LinkState.SUSPECT) and new.info.revision > was.info.revision:
+            outputs.append(PeerUpdated(new.info, was.info))
+        return outputs
+
+    def _move(self, link: Link, endpoint: Endpoint, now: float) -> list[Output]:
+        """Follow a peer whose link is down to another endpoint."""
+        outputs = self._leave_endpoint(link)
+        neighbours = self._by_endpoint.setdefault(endpoint, {})
+        if not neighbours:
+            outputs.append(ConnectPeer(endpoint))
+        is_up = any(other.down_since is None for other in neighbours.values())
+        neighbours[link.key] = link
+        link.endpoint = endpoint
+        link.down_since = None if is_up else now
+        link.probes = 0
+        self._timers.cancel((Alarm.PROBE, link.key))
+        self._timers.cancel((Alarm.ZOMBIE, link.key))
+        return outputs + self._send_link(link, now)
+
+    def farewell(self, farewell: Farewell, now: float) -> list[Output]:
+        """A farewell came through a proxy."""
+        siblings = self._by_id.get(farewell.id, {})
+        self._retries.pop((farewell.id, farewell.session), None)
+        links = list(siblings.values()) if farewell.is_classic else [siblings.get(farewell.session)]
+        outputs: list[Output] = []
+        for link in links:
+            if link is None:
+                continue
+            if link.verdict is not None:
+                if link.announce.is_classic:
+                    link.verdict = Signal.FAREWELL
+            elif link.announce.is_classic or (link.down_since is not None and link.epoch > 0):
+                outputs += self._give_up(link, Signal.FAREWELL, now)
+            elif farewell.is_classic or farewell.incarnation >= link.peer.incarnation:
+                self._timers.arm((Alarm.HINT, link.key), now + self.config.farewell_memory)
+        return outputs
+
+    # Proof: what comes over the data channel
+
+    def direct_farewell(self, key: LinkKey, now: float) -> list[Output]:
+        """The peer itself said farewell; nothing of it comes after this frame."""
+        link = self._links.get(key)
+        if link is None:
+            return []
+        if link.verdict is not None:
+            link.verdict = Signal.FAREWELL
+            return []
+        outputs = self._finish(link, Signal.FAREWELL, now)
+        self._markers.pop(key, None)
+        # What is known of its endpoint stays: a successor may listen there already.
+        self._epochs.pop(key, None)
+        return outputs
+
+    def link_up(self, endpoint: Endpoint, now: float) -> list[Output]:
+        """The ZMTP handshake with whoever is at ``endpoint`` succeeded."""
+        outputs: list[Output] = []
+        links = list(self._by_endpoint.get(endpoint, {}).values())
+        if any(link.epoch > 0 and link.down_since is not None for link in links):
+            # Its memory of our marker may stem from the connection that ended; only a new one
+            # proves that what we subscribed is in force on this connection.
+            outputs += self.next_marker()
+        for link in links:
+            link.down_since = None
+            link.probes = 0
+            link.retry = self.config.link_retry_min
+            self._timers.cancel((Alarm.PROBE, link.key))
+            self._timers.cancel((Alarm.ZOMBIE, link.key))
+            if link.announce.is_classic:
+                outputs += self._prove_classic(link, now)
+            else:
+                outputs += self._send_link(link, now)
+        return outputs
+
+    def link_down(self, endpoint: Endpoint, now: float) -> list[Output]:
+        """Our connection to ``endpoint`` ended, or another attempt failed."""
+        outputs: list[Output] = []
+        for link in list(self._by_endpoint.get(endpoint, {}).values()):
+            if link.verdict is not None:
+                continue
+            if link.down_since is None:
+                outputs += self._broke(link, now)
+            if self._links.get(link.key) is not link or self._is_given_up(link):
+                continue
+            self._timers.arm((Alarm.ZOMBIE, link.key), now + self.config.zombie_after)
+        return outputs
+
+    @staticmethod
+    def _is_given_up(link: Link) -> bool:
+        return link.verdict is not None
+
+    def _broke(self, link: Link, now: float) -> list[Output]:
+        link.down_since = now
+        link.epoch = (link.epoch + 1) % EPOCHS
+        link.heard = link.told = None
+        link.probes = 0
+        self._timers.cancel((Alarm.LINK, link.key))
+        if self._timers.is_armed((Alarm.HINT, link.key)):
+            return self._give_up(link, Signal.FAREWELL, now)
+        if link.state is LinkState.JOINED:
+            self._timers.arm((Alarm.SUSPECT, link.key), now + self.config.suspect_after)
+        if not self._timers.is_armed((Alarm.EXPIRE, link.key)):
+            self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
+        return []
+
+    def link_retried(self, endpoint: Endpoint) -> list[Output]:
+        """libzmq tries ``endpoint`` again by itself.
+
+        It says so right after `link_down`. Only now we probe, so that nothing of this endpoint is
+        heard any more after a probe has ended the link.
+        """
+        for link in self._by_endpoint.get(endpoint, {}).values():
+            self._timers.cancel((Alarm.ZOMBIE, link.key))
+            may_probe = self._stops_when_refused and not self._timers.is_armed((Alarm.PROBE, link.key))
+            if link.down_since is not None and link.verdict is None and may_probe:
+                self._timers.arm((Alarm.PROBE, link.key), link.down_since)
+        return []
+
+    def link_rejected(self, endpoint: Endpoint, now: float) -> list[Output]:
+        """What listens at ``endpoint`` does not complete a ZMTP handshake with us."""
+        if ReconnectStop.HANDSHAKE_FAILED not in self.config.reconnect_stop:
+            return []
+        return self._give_up_all(endpoint, Signal.REJECTED, now)
+
+    def probed(self, endpoint: Endpoint, probe: Probe, now: float) -> list[Output]:
+        """What a plain connection to ``endpoint`` told; only a refusal decides."""
+        is_refused = probe is Probe.REFUSED and self._stops_when_refused
+        outputs: list[Output] = []
+        for link in list(self._by_endpoint.get(endpoint, {}).values()):
+            if link.down_since is None or link.verdict is not None:
+                continue
+            if is_refused and not self._may_have_said_farewell(link):
+                outputs += self._give_up(link, Signal.REFUSED, now)
+            else:
+                link.probes += 1
+                self._timers.arm((Alarm.PROBE, link.key), self._next_probe(link, now))
+        return outputs
+
+    @staticmethod
+    def _may_have_said_farewell(link: Link) -> bool:
+        # A classic peer says it through the proxy alone and ends when it comes back to itself, so
+        # the end of its link may be here before it.
+        return link.announce.is_classic and link.state is not LinkState.ANNOUNCED and link.probes < len(PROBE_DELAYS)
+
+    def _next_probe(self, link: Link, now: float) -> float:
+        if link.down_since is not None and link.probes < len(PROBE_DELAYS):
+            return max(now, link.down_since + PROBE_DELAYS[link.probes])
+        return now + self.config.reconnect_interval
+
+    def _give_up_all(self, endpoint: Endpoint, signal: Signal, now: float) -> list[Output]:
+        outputs: list[Output] = []
+        for link in list(self._by_endpoint.get(endpoint, {}).values()):
+            if link.down_since is not None and link.verdict is None:
+                outputs += self._give_up(link, signal, now)
+        return outputs
+
+    @property
+    def _stops_when_refused(self) -> bool:
+        return ReconnectStop.CONN_REFUSED in self.config.reconnect_stop
+
+    def link_heard(self, key: LinkKey, body: LinkBody, now: float) -> list[Output]:
+        """A link message of a peer arrived in our inbox."""
+        link = self._links.get(key)
+        if link is None or link.announce.is_classic:
+            return [Dropped(Drop.UNKNOWN_SENDER, str(key[0]))]
+        link.echo = body.epoch
+        # Whoever takes us for a stranger has no connection to us that could be proved.
+        if body.echo == link.epoch and link.down_since is None and not body.stranger:
+            link.heard = body
+        outputs = self._evaluate(link, now)
+        if body.answer_me:
+            outputs += self._send_link(link, now)
+        return outputs
+
+    def confirm_heard(self, key: LinkKey, body: ConfirmBody) -> list[Output]:
+        """A peer has seen one of our markers."""
+        if (link := self._links.get(key)) is not None:
+            link.confirmed = max(link.confirmed, body.marker)
+        return []
+
+    def subscribed(self, topic: Inbox | Marker, now: float) -> list[Output]:
+        """A control subscription of a peer is in force at our `dataPub`."""
+        if topic.id == self.me:
+            return []
+        if isinstance(topic, Marker):
+            return self._marker_seen(topic, now)
+        links = self._by_id.get(topic.id)
+        if links:
+            return [output for link in list(links.values()) for output in self._send_link(link, now)]
+        if self._open:
+            return self._send_link_to_stranger(topic.id)
+        if len(self._strangers) >= self.config.max_strangers:
+            return [Dropped(Drop.TABLE_FULL, "strangers")]
+        self._strangers[topic.id] = None
+        return []
+
+    def _marker_seen(self, seen: Marker, now: float) -> list[Output]:
+        key = seen.id, seen.session
+        self._markers[key] = max(self._markers.pop(key, 0), seen.counter)
+        _trim(self._markers, self.config.max_strangers + len(self._links))
+        body = ConfirmBody(seen.counter).encode()
+        outputs: list[Output] = [SendData(self._control(seen.id, Kind.CONFIRM, body))]
+        if (link := self._links.get(key)) is not None:
+            outputs += self._evaluate(link, now)
+        return outputs
+
+    def _evaluate(self, link: Link, now: float) -> list[Output]:
+        """Hold what we have of the link against rule 1."""
+        if link.verdict is not None or link.heard is None:
+            return []
+        if self._markers.get(link.key, 0) < link.heard.marker:
+            # The peer connected anew and its subscriptions are not in force here yet.
+            if link.state is LinkState.JOINED and not self._timers.is_armed((Alarm.SUSPECT, link.key)):
+                self._timers.arm((Alarm.SUSPECT, link.key), now + self.config.suspect_after)
+                self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
+            return []
+        rivals = [rival for rival in self._rivals(link) if rival.state is not LinkState.ANNOUNCED]
+        if any(rival.peer.id == link.peer.id and rival.peer.incarnation > link.peer.incarnation for rival in rivals):
+            return self._give_up(link, Signal.REPLACED, now)
+        outputs: list[Output] = []
+        for rival in rivals:
+            if rival.verdict is None:
+                outputs += self._give_up(rival, Signal.REPLACED, now)
+        if any(rival.key in self._links for rival in rivals):
+            # They are told gone when they are drained; this link is looked at again then.
+            return outputs
+        return outputs + self._prove(link)
+
+    def _rivals(self, link: Link) -> list[Link]:
+        """The links that this one replaces when it is proved: same id, or same endpoint."""
+        same_id = self._by_id.get(link.peer.id, {}).values()
+        same_endpoint = self._by_endpoint.get(link.endpoint, {}).values()
+        return list({other.key: other for other in (*same_id, *same_endpoint) if other is not link}.values())
+
+    def _prove_classic(self, link: Link, now: float) -> list[Output]:
+        """A connection is all the proof that a classic peer gives, so it replaces none but its like."""
+        rivals = [rival for rival in self._rivals(link) if rival.state is not LinkState.ANNOUNCED]
+        if link.verdict is not None or any(not rival.announce.is_classic for rival in rivals):
+            return []
+        younger = list(self._by_endpoint[link.endpoint].values())
+        if any(other.announce.is_classic for other in younger[younger.index(link) + 1 :]):
+            return self._finish(link, Signal.REPLACED, now)
+        return self._prove(link)
+
+    def _prove(self, link: Link) -> list[Output]:
+        for alarm in (Alarm.SUSPECT, Alarm.EXPIRE, Alarm.LINK):
+            self._timers.cancel((alarm, link.key))
+        return self._signal(link, Signal.PROVED)
+
+    def _signal(self, link: Link, signal: Signal) -> list[Output]:
+        event = link.signal(signal)
+        if link.state is LinkState.JOINED:
+            self._joined[link.peer.id] = link.peer
+        elif event is not None:
+            self._joined.pop(link.peer.id, None)
+        return [] if event is None else [event]
+
+    # Link messages
+
+    def _send_link(self, link: Link, now: float) -> list[Output]:
+        if not self._open or link.down_since is not None or link.verdict is not None or link.announce.is_classic:
+            return []
+        link.told = self.marker
+        body = LinkBody(self.marker, link.epoch, link.echo, answer_me=link.heard is None)
+        if link.heard is None and not self._timers.is_armed((Alarm.LINK, link.key)):
+            self._timers.arm((Alarm.LINK, link.key), now + link.retry)
+        return [SendData(self._control(link.peer.id, Kind.LINK, body.encode()))]
+
+    def _send_link_to_stranger(self, peer: PeerId) -> list[Output]:
+        body = LinkBody(self.marker, 0, 0, answer_me=True, stranger=True)
+        return [SendData(self._control(peer, Kind.LINK, body.encode()))]
+
+    def _control(self, peer: PeerId, kind: Kind, body: bytes) -> bytes:
+        return control_frame(inbox(peer), kind, self.me, self.session, body)
+
+    # The end of a link
+
+    def _give_up(self, link: Link, signal: Signal, now: float) -> list[Output]:
+        """Read what the peer had sent, then end the link."""
+        if len(self._by_endpoint[link.endpoint]) > 1:
+            return self._finish(link, signal, now)
+        link.verdict = signal
+        self._cancel_all(link.key)
+        return [DrainPeer(link.endpoint, link.sender)]
+
+    def drained(self, endpoint: Endpoint, now: float) -> list[Output]:
+        """All that the peer at ``endpoint`` had sent was read, and `dataSub` is no longer connected there."""
+        outputs: list[Output] = []
+        links = list(self._by_endpoint.get(endpoint, {}).values())
+        for link in links:
+            if link.verdict is not None:
+                outputs += self._finish(link, link.verdict, now, is_connected=False)
+        # These were announced while the one before them was being drained.
+        rest = list(self._by_endpoint.get(endpoint, {}).values())
+        if rest:
+            outputs.append(ConnectPeer(endpoint))
+        for link in rest:
+            if link.down_since is None:
+                outputs += self._broke(link, now)
+        for link in links:
+            for sibling in list(self._by_id.get(link.peer.id, {}).values()):
+                outputs += self._evaluate(sibling, now)
+        return outputs
+
+    def _finish(self, link: Link, signal: Signal, now: float, *, is_connected: bool = True) -> list[Output]:
+        self._cancel_all(link.key)
+        if signal is Signal.EXPIRED and not self._stops_when_refused and link.state is not LinkState.ANNOUNCED:
+            return self._go_on_trying(link, now)
+        del self._links[link.key]
+        siblings = self._by_id[link.peer.id]
+        del siblings[link.announce.session]
+        if not siblings:
+            del self._by_id[link.peer.id]
+        outputs = self._leave_endpoint(link, is_connected=is_connected)
+        # Its marker is kept, too: its own connection to us may never have ended, and then it
+        # subscribes to nothing again.
+        self._epochs[link.key] = self._epochs[link.endpoint] = (link.epoch + 1) % EPOCHS
+        _trim(self._epochs, self.config.max_tombstones)
+        if signal in FINAL:
+            self._bury(link)
+        if signal is Signal.EXPIRED and link.announce.is_classic:
+            # It does not announce itself again, so only a connection attempt can find it.
+            self._retries[link.key] = link.announce, link.endpoint
+            _trim(self._retries, self.config.max_peers)
+            self._timers.arm((Alarm.RETRY, link.key), now + self.config.beacon_interval)
+        return outputs + self._signal(link, signal)
+
+    def _go_on_trying(self, link: Link, now: float) -> list[Output]:
+        """End the stay, not the connection: ``reconnect_stop=0`` leaves it to libzmq for ever."""
+        outputs = self._signal(link, Signal.EXPIRED)
+        fresh = Link(
+            link.announce, link.endpoint, link.down_since, epoch=link.epoch, echo=link.echo, retry=link.retry
+        )
+        self._links[link.key] = self._by_endpoint[link.endpoint][link.key] = fresh
+        self._by_id[link.peer.id][link.announce.session] = fresh
+        return outputs + self._send_link(fresh, now)
+
+    def _leave_endpoint(self, link: Link, *, is_connected: bool = True) -> list[Output]:
+        neighbours = self._by_endpoint[link.endpoint]
+        del neighbours[link.key]
+        if neighbours:
+            return []
+        del self._by_endpoint[link.endpoint]
+        return [DisconnectPeer(link.endpoint)] if is_connected else []
+
+    def _bury(self, link: Link) -> None:
+        incarnation = EVERY_INCARNATION if link.announce.is_classic else link.peer.incarnation
+        self._tombstones[link.peer.id] = max(self._tombstones.pop(link.peer.id, 0), incarnation)
+        _trim(self._tombstones, self.config.max_tombstones)
+
+    def _cancel_all(self, key: LinkKey) -> None:
+        for alarm in Alarm:
+            self._timers.cancel((alarm, key))
+
+    # Time
+
+    def tick(self, now: float) -> list[Output]:
+        """Do what is due."""
+        outputs: list[Output] = []
+        for (alarm, key), at in self._timers.pop_due(now):
+            if alarm in _VERDICTS and now - at > self.config.suspect_after:
+                # We did not run when it was due, so we do not know what the peer did meanwhile:
+                # first read what waits, then judge.
+                self._timers.arm((alarm, key), now + self.config.suspect_after)
+            else:
+                outputs += self._due(alarm, key, now)
+        return outputs
+
+    def _due(self, alarm: Alarm, key: LinkKey, now: float) -> list[Output]:
+        if alarm is Alarm.RETRY:
+            retry = self._retries.pop(key, None)
+            return [] if retry is None or key in self._links else self._create(*retry, now)
+        link = self._links.get(key)
+        if link is None or link.verdict is not None:
+            # What was due just before it gave the link up.
+            return []
+        match alarm:
+            case Alarm.LINK:
+                link.retry = min(2 * link.retry, self.config.link_retry_max)
+                return self._send_link(link, now) if link.heard is None else []
+            case Alarm.PROBE:
+                return [ProbePeer(link.endpoint)]
+            case Alarm.ZOMBIE:
+                probe = [ProbePeer(link.endpoint)] if self._stops_when_refused else []
+                return [RevivePeer(link.endpoint), *probe]
+            case Alarm.SUSPECT:
+                return self._signal(link, Signal.SILENT)
+            case Alarm.HINT:
+                return [Dropped(Drop.UNCONFIRMED_FAREWELL, str(key[0]))]
+            case Alarm.EXPIRE:
+                return self._expire(link, now)
+
+    def _expire(self, link: Link, now: float) -> list[Output]:
+        if not self._stops_when_refused:
+            return [] if link.state is LinkState.ANNOUNCED else self._finish(link, Signal.EXPIRED, now)
+        return self._give_up(link, Signal.EXPIRED, now)
+
+
+def _trim(table: dict[_K, _V], size: int) -> None:
+    """Forget the oldest entries beyond ``size``."""
+    while len(table) > size:
+        del table[next(iter(table))]
+
+
+__all__ = ["Alarm", "Roster"]

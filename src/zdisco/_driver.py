@@ -1,0 +1,285 @@
+"""The shell: drives the core with what the channels tell, and does what the core asks for.
+
+Rule 1: each input of a channel goes to the core in the step that read it, and what the core
+answers is done in the same step. Between them there is no ``await``.
+
+Rule 2: no input ends a task. What the network does wrong is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import MappingProxyType
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+from ._channels import DataChannel, Network, ProxyChannel
+from ._core import actions
+from ._core.actions import Drop, Output
+from ._core.config import PeerConfig
+from ._core.discovery import Discovery
+from ._core.envelope import ControlFrame
+from ._core.errors import MalformedMessage, ProxySighting
+from ._core.events import Event
+from ._core.model import Endpoint
+from ._core.relay import Relay
+from ._core.wire import Announce, decode
+from ._zmq.monitor import MonitorEvent, SocketEvent
+
+logger = logging.getLogger("zdisco")
+discovery_log = logging.getLogger("zdisco.discovery")
+"""Has the lines of the classic programs, for those who set it to DEBUG."""
+
+
+class Driver:
+    """One core, its clock, and its channels.
+
+    Args:
+        me: Our announce.
+        config: Intervals and bounds.
+        data: The data channel, bound.
+        proxies: The channels to all proxies.
+        network: Looks names up.
+        deliver: Called with the frames of the data channel; gives control frames to `control`.
+        tell: Called with each event for the user.
+        observe: Called with each socket event.
+    """
+
+    def __init__(
+        self,
+        me: Announce,
+        config: PeerConfig,
+        data: DataChannel,
+        proxies: Sequence[ProxyChannel],
+        network: Network,
+        deliver: Callable[[Sequence[bytes]], None],
+        tell: Callable[[Event], None],
+        observe: Callable[[MonitorEvent], None],
+    ) -> None:
+        self.core = Discovery(me, [proxy.endpoint for proxy in proxies], config, random.random)
+        self.data = data
+        self.observed = observe
+        self.data_frames = deliver
+        self._tell = tell
+        self._network = network
+        self._proxies = {proxy.endpoint: _ProxySide(self, proxy) for proxy in proxies}
+        self._dropped: Counter[Drop] = Counter()
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._probing: set[Endpoint] = set()
+        self._probes = anyio.CapacityLimiter(config.max_probes)
+        self._changed = anyio.Event()
+        self._alarm = anyio.Event()
+        self._sleeps_until = float("-inf")
+        self._opens = False
+        self.perform(self.core.start())
+
+    @property
+    def drops(self) -> Mapping[Drop, int]:
+        """How often something was dropped, by reason; read-only."""
+        return MappingProxyType(self._dropped)
+
+    @property
+    def sightings(self) -> tuple[ProxySighting, ...]:
+        """What was seen of each proxy."""
+        return tuple(self._proxies[relay.proxy].sighting(relay) for relay in self.core.relays)
+
+    # Tasks
+
+    async def run(self) -> None:
+        """Run the channels and the clock until cancelled."""
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self.data.run, self)
+            for side in self._proxies.values():
+                self._tasks.start_soon(side.channel.run, side)
+            self._tasks.start_soon(self._keep_time)
+
+    async def _keep_time(self) -> None:
+        while True:
+            now = anyio.current_time()
+            if self._opens:
+                self._opens = False
+                self.feed(self.core.open(now))
+            if self.core.deadline is not None and self.core.deadline <= now:
+                self.feed(self.core.tick(now))
+            self._alarm = anyio.Event()
+            self._sleeps_until = float("inf") if self.core.deadline is None else self.core.deadline
+            with anyio.CancelScope(deadline=self._sleeps_until):
+                await self._alarm.wait()
+            self._sleeps_until = float("-inf")
+
+    def close_proxies(self) -> None:
+        """Close the proxy channels."""
+        for side in self._proxies.values():
+            side.channel.close()
+
+    async def changed(self) -> None:
+        """Wait until something came in. Cancellation: safe."""
+        await self._changed.wait()
+
+    def notify(self) -> None:
+        """Let those look again who wait for a change."""
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
+    def open_soon(self) -> None:
+        """Let link messages out, in a later step than this one.
+
+        So what the user subscribes first in the block is in force before anybody can hold us
+        for joined.
+        """
+        self._opens = True
+        self._alarm.set()
+
+    # Core
+
+    def feed(self, outputs: Sequence[Output]) -> None:
+        """Do what the core asked for, and what is due at once."""
+        self.perform(outputs)
+        now = anyio.current_time()
+        if self.core.deadline is not None and self.core.deadline <= now:
+            self.perform(self.core.tick(now))
+        if self.core.deadline is not None and self.core.deadline < self._sleeps_until:
+            self._alarm.set()
+        self.notify()
+
+    def perform(self, outputs: Sequence[Output]) -> None:
+        """Do what the core asked for."""
+        for output in outputs:
+            match output:
+                case actions.SendData(frame):
+                    self.data.send(frame)
+                case actions.SendToProxy(proxy, frame):
+                    self._proxies[proxy].channel.send(frame)
+                case actions.Dropped(drop, detail):
+                    self.dropped(drop, detail)
+                case actions.FollowWelcome(proxy, relay):
+                    discovery_log.debug("Connecting proxy pub to: %s", relay)
+                    self._proxies[proxy].channel.follow(relay)
+                case actions.ConnectPeer(endpoint):
+                    discovery_log.debug("Connecting data sub to %s", endpoint)
+                    self.data.connect(endpoint)
+                case actions.DisconnectPeer(endpoint):
+                    discovery_log.debug("Disconnecting data sub from %s", endpoint)
+                    self.data.disconnect(endpoint)
+                case actions.RevivePeer(endpoint):
+                    discovery_log.debug("Connecting data sub to %s anew", endpoint)
+                    self.data.disconnect(endpoint)
+                    self.data.connect(endpoint)
+                case actions.DrainPeer(endpoint, sender):
+                    self.data.drain(endpoint, sender)
+                case actions.SubscribeTopic(topic):
+                    self.data.subscribe(topic)
+                case actions.UnsubscribeTopic(topic):
+                    self.data.unsubscribe(topic)
+                case actions.ProbePeer(endpoint):
+                    if endpoint not in self._probing:
+                        self._probing.add(endpoint)
+                        self._start(self._probe, endpoint)
+                case actions.ResolveEndpoint(endpoint):
+                    self._start(self._resolve, endpoint)
+                case _:
+                    logger.debug("%s", output)
+                    self._tell(output)
+
+    def _start(self, function: Callable[[Endpoint], Coroutine[None, None, None]], endpoint: Endpoint) -> None:
+        assert self._tasks is not None, "the core asks for this only after an input of a channel"
+        self._tasks.start_soon(function, endpoint)
+
+    async def _probe(self, endpoint: Endpoint) -> None:
+        try:
+            async with self._probes:
+                result = await self.data.probe(endpoint)
+        finally:
+            self._probing.discard(endpoint)
+        self.feed(self.core.probed(endpoint, result, anyio.current_time()))
+
+    async def _resolve(self, endpoint: Endpoint) -> None:
+        found = await self._network.resolve(endpoint)
+        self.feed(self.core.resolved(endpoint, found, anyio.current_time()))
+
+    # What the data channel tells
+
+    def control(self, frame: ControlFrame) -> None:
+        """A control frame came in; not every one is for us."""
+        if frame.inbox is not None and frame.inbox != self.core.info.id.bytes:
+            self.dropped(Drop.OTHER_INBOX)
+        else:
+            self.feed(self.core.control(frame, anyio.current_time()))
+
+    def subscribed(self, topic: bytes) -> None:
+        self.feed(self.core.subscribed(topic, anyio.current_time()))
+
+    def unsubscribed(self, topic: bytes) -> None:
+        """Proves nothing: a connection that dies and its successor overlap."""
+
+    def link_up(self, endpoint: Endpoint) -> None:
+        self.feed(self.core.link_up(endpoint, anyio.current_time()))
+
+    def link_down(self, endpoint: Endpoint) -> None:
+        self.feed(self.core.link_down(endpoint, anyio.current_time()))
+
+    def link_retried(self, endpoint: Endpoint) -> None:
+        self.feed(self.core.link_retried(endpoint))
+
+    def link_rejected(self, endpoint: Endpoint) -> None:
+        self.feed(self.core.link_rejected(endpoint, anyio.current_time()))
+
+    def drained(self, endpoint: Endpoint) -> None:
+        discovery_log.debug("Disconnecting data sub from %s", endpoint)
+        self.feed(self.core.drained(endpoint, anyio.current_time()))
+
+    def dropped(self, drop: Drop, detail: str = "") -> None:
+        """Count what was dropped, and log it for those who look."""
+        self._dropped[drop] += 1
+        logger.debug("dropped: %s: %s", drop.value, detail)
+
+
+class _ProxySide:
+    """What one proxy channel tells, with the name of the proxy."""
+
+    def __init__(self, driver: Driver, channel: ProxyChannel) -> None:
+        self.channel = channel
+        self._driver = driver
+        self._connected = False
+        self._refused = 0
+
+    def sighting(self, relay: Relay) -> ProxySighting:
+        return relay.sighting(connected=self._connected, refused=self._refused)
+
+    def proxy_frames(self, proxy: Endpoint, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            if discovery_log.isEnabledFor(logging.DEBUG):
+                _log_received(frame)
+            self._driver.feed(self._driver.core.received(proxy, frame, anyio.current_time()))
+
+    def proxy_down(self, proxy: Endpoint) -> None:
+        self._driver.feed(self._driver.core.proxy_down(proxy, anyio.current_time()))
+
+    def relay_up(self, proxy: Endpoint) -> None:
+        self._driver.feed(self._driver.core.relay_up(proxy, anyio.current_time()))
+
+    def relay_down(self, proxy: Endpoint) -> None:
+        self._driver.feed(self._driver.core.relay_down(proxy, anyio.current_time()))
+
+    def dropped(self, drop: Drop, detail: str = "") -> None:
+        self._driver.dropped(drop, detail)
+
+    def observed(self, event: MonitorEvent) -> None:
+        if event.socket == "proxySub":
+            self._connected = self._connected or event.event is SocketEvent.HANDSHAKE_SUCCEEDED
+            self._refused += event.event is SocketEvent.CLOSED
+        self._driver.observed(event)
+
+
+def _log_received(frame: bytes) -> None:
+    try:
+        message = decode(frame)
+    except MalformedMessage:
+        return  # the core counts it
+    sender = message.info if isinstance(message, Announce) else message
+    discovery_log.debug("Got %s from %s with endpoint %s", frame[:1].decode(), sender.id, sender.endpoint)

@@ -1,0 +1,1 @@
+"""The only part of zdisco that imports zmq."""

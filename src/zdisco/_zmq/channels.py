@@ -1,0 +1,518 @@
+"""The real channels: four ZeroMQ sockets, each with a reader task and a monitor.
+
+Rule 1: what was read is told in the step that read it; see ``_channels.py``.
+
+Rule 2: every socket is always read, also those that only send: an XPUB that nobody reads leaks
+with each connection that goes, and a disconnect ends only when the socket is touched afterwards.
+
+Rule 3: a connection of `dataSub` is taken down between two reads, never inside one, and
+`ZmqDataChannel.drain` does it in the step that found its queue empty.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+
+import anyio
+import anyio.lowlevel
+import zmq
+from attrs import define
+
+from .._channels import DataChannel, DataListener, ProxyChannel, ProxyListener
+from .._core.actions import Drop
+from .._core.config import PeerConfig
+from .._core.errors import ClosedError, InvalidEndpoint
+from .._core.model import Endpoint, Probe
+from .monitor import Handshakes, Monitor, MonitorEvent, SocketEvent
+from .sockets import (
+    Socket,
+    ZmqContext,
+    ZmqSocket,
+    bind,
+    connect,
+    data_pub,
+    data_sub,
+    disconnect,
+    milliseconds,
+    proxy_pub,
+    proxy_sub,
+)
+
+_ENDED = SocketEvent.DISCONNECTED | SocketEvent.CLOSED
+_TRYING = SocketEvent.CONNECT_RETRIED | SocketEvent.CONNECT_DELAYED | SocketEvent.CONNECTED
+_REJECTED = (
+    SocketEvent.HANDSHAKE_FAILED_NO_DETAIL | SocketEvent.HANDSHAKE_FAILED_PROTOCOL | SocketEvent.HANDSHAKE_FAILED_AUTH
+)
+_HEADER = b"\xda\x01"
+"""What stands in each of zdisco's own data frames and in none of a classic peer."""
+_SENDER_WITHIN = 4096
+"""Bytes of a frame in which the sender is looked for."""
+
+
+class _Watched:
+    """A socket and its monitor, which come and go together."""
+
+    def __init__(self, raw: ZmqSocket, name: str) -> None:
+        self.socket = Socket(raw, name)
+        try:
+            self.monitor = Monitor(raw, name)
+        except BaseException:
+            raw.close(0)
+            raise
+
+    def close(self, linger: int | None = None) -> None:
+        self.monitor.close()
+        self.socket.close(linger)
+
+
+async def _run(*readers: Callable[[], Awaitable[None]]) -> None:
+    """Run readers until cancelled, or until their sockets are closed."""
+
+    async def quietly(reader: Callable[[], Awaitable[None]]) -> None:
+        with suppress(ClosedError):
+            await reader()
+
+    async with anyio.create_task_group() as tasks:
+        for reader in readers:
+            tasks.start_soon(quietly, reader)
+
+
+class ZmqProxyChannel(ProxyChannel):
+    """The two sockets of a peer that lead to one proxy.
+
+    Raises:
+        zmq.ZMQError: If libzmq has no sockets or descriptors left.
+    """
+
+    def __init__(self, context: ZmqContext, endpoint: Endpoint, config: PeerConfig) -> None:
+        self.endpoint = endpoint
+        self._config = config
+        self._listener: ProxyListener | None = None
+        self._relay: Endpoint = ""
+        self._silent = False
+        self._ended = anyio.Event()
+        self._sub = _Watched(proxy_sub(context, config), "proxySub")
+        try:
+            self._pub = _Watched(proxy_pub(context, config), "proxyPub")
+        except BaseException:
+            self._sub.close(0)
+            raise
+
+    async def run(self, listener: ProxyListener) -> None:
+        """Connect, and tell ``listener`` what happens until cancelled, or until `close`.
+
+        Raises:
+            InvalidEndpoint: If libzmq cannot connect to our endpoint.
+
+        Cancellation: safe, at any time; the sockets stay open until `close`.
+        """
+        self._listener = listener
+        for command in (b"W", b"C", b"D"):
+            self._sub.socket.zmq.setsockopt(zmq.SUBSCRIBE, command)
+        connect(self._sub.socket.zmq, self.endpoint)
+        try:
+            await _run(self._read_sub, self._read_sub_monitor, self._revive, self._read_pub, self._read_pub_monitor)
+        finally:
+            self._listener = None
+
+    async def _read_sub(self) -> None:
+        socket = self._sub.socket
+        while True:
+            await anyio.lowlevel.checkpoint()
+            frames = self._read_single(socket)
+            # A welcome is believed only as the first message of a connection. Whoever judges
+            # that must hear of the end of the connection before.
+            if any(frame.startswith(b"W") for frame in frames):
+                self._sub_events(self._sub.monitor.drain_nowait())
+            if frames and self._listener is not None:
+                self._listener.proxy_frames(self.endpoint, frames)
+            if socket.drained:
+                await socket.wait()
+
+    def _read_single(self, socket: Socket) -> list[bytes]:
+        before = socket.multiparts
+        frames = socket.receive_single_nowait()
+        if self._listener is not None:
+            for _ in range(socket.multiparts - before):
+                self._listener.dropped(Drop.MULTIPART, socket.name)
+        return frames
+
+    async def _read_sub_monitor(self) -> None:
+        while True:
+            self._sub_events(await self._sub.monitor.receive_many())
+
+    def _sub_events(self, events: Sequence[MonitorEvent]) -> None:
+        for event in events:
+            if event.event & _ENDED:
+                self._silent = True
+                self._ended.set()
+            elif event.event & _TRYING:
+                self._silent = False
+            if self._listener is not None:
+                self._listener.observed(event)
+                if event.event is SocketEvent.DISCONNECTED:
+                    self._listener.proxy_down(self.endpoint)
+
+    async def _revive(self) -> None:
+        """Connect `proxySub` anew when libzmq has given it up, which it does after an error of the protocol."""
+        while True:
+            await self._ended.wait()
+            self._ended = anyio.Event()
+            if not self._sub.socket.closed:
+                await anyio.sleep(self._config.zombie_after)
+            if self._sub.socket.closed:
+                return
+            if self._silent:
+                self._silent = False
+                disconnect(self._sub.socket.zmq, self.endpoint)
+                connect(self._sub.socket.zmq, self.endpoint)
+
+    async def _read_pub(self) -> None:
+        socket = self._pub.socket
+        while True:
+            await anyio.lowlevel.checkpoint()
+            for frame in self._read_single(socket):
+                if frame[:1] == b"\x01" and b"C".startswith(frame[1:]) and self._listener is not None:
+                    self._listener.relay_up(self.endpoint)
+            if socket.drained:
+                await socket.wait()
+
+    async def _read_pub_monitor(self) -> None:
+        while True:
+            for event in await self._pub.monitor.receive_many():
+                if self._listener is not None:
+                    self._listener.observed(event)
+                    if event.event is SocketEvent.DISCONNECTED:
+                        self._listener.relay_down(self.endpoint)
+
+    def follow(self, relay: Endpoint) -> None:
+        """Disconnect `proxyPub` from where it was, if anywhere, and connect it to ``relay``."""
+        socket = self._pub.socket
+        if socket.closed:
+            return
+        if self._relay:
+            disconnect(socket.zmq, self._relay)
+            # Subscriptions of the old connection would pass for those of the new one.
+            while socket.receive_single_nowait():
+                pass
+        self._relay = ""
+        try:
+            connect(socket.zmq, relay)
+        except InvalidEndpoint as error:
+            if self._listener is not None:
+                self._listener.dropped(Drop.REFUSED_ENDPOINT, str(error))
+        else:
+            self._relay = relay
+        # We may have read what the reader waits for.
+        socket.wake()
+
+    def send(self, frame: bytes) -> None:
+        """Publish one discovery message through `proxyPub`; libzmq drops it while nobody subscribed."""
+        socket = self._pub.socket
+        if not socket.closed and not socket.send_nowait(frame) and self._listener is not None:
+            self._listener.dropped(Drop.SEND_QUEUE_FULL, self.endpoint)
+
+    def close(self) -> None:
+        """Close both sockets and their monitors, and end `run`. Idempotent.
+
+        What was sent goes on leaving for the linger time; ``sockets.terminate`` waits for it.
+        """
+        self._sub.close(0)
+        self._pub.close(milliseconds(self._config.linger))
+        self._ended.set()
+
+
+def _tell_link(listener: DataListener, event: MonitorEvent) -> None:
+    if event.event is SocketEvent.HANDSHAKE_SUCCEEDED:
+        listener.link_up(event.endpoint)
+    elif event.event & _ENDED:
+        listener.link_down(event.endpoint)
+    elif event.event is SocketEvent.CONNECT_RETRIED:
+        listener.link_retried(event.endpoint)
+    elif event.event & _REJECTED:
+        listener.link_rejected(event.endpoint)
+
+
+@define
+class _Drain:
+    """One connection of `dataSub` that is being taken down."""
+
+    sender: bytes
+    heard: float
+    """When the last frame that may be of the sender was read, or else when the drain began."""
+    end: float
+    """When it ends at the latest."""
+    others: int = 0
+    """Consecutive frames, up to the last one read, that cannot be of the sender."""
+
+    def count(self, frames: Sequence[bytes], now: float) -> None:
+        for frame in frames:
+            if self.sender in frame[:_SENDER_WITHIN] if self.sender else _HEADER not in frame:
+                self.others = 0
+                self.heard = now
+            else:
+                self.others += 1
+
+
+class ZmqDataChannel(DataChannel):
+    """`dataPub` and `dataSub` of a peer.
+
+    Args:
+        context: The context of the peer.
+        bind_endpoint: Where `dataPub` is bound; its port may be a wildcard.
+        config: The numbers of the peer.
+
+    Raises:
+        BindError: If `dataPub` cannot be bound.
+        zmq.ZMQError: If libzmq has no sockets or descriptors left.
+    """
+
+    def __init__(self, context: ZmqContext, bind_endpoint: Endpoint, config: PeerConfig) -> None:
+        self._config = config
+        self._listener: DataListener | None = None
+        self._connected: set[Endpoint] = set()
+        self._down: set[Endpoint] = set()
+        """Those whose connection has ended, or did not come about, since it was last tried."""
+        self._drains: dict[Endpoint, _Drain] = {}
+        self._pub = _Watched(data_pub(context, config), "dataPub")
+        try:
+            self.endpoint = bind(self._pub.socket.zmq, bind_endpoint)
+            self._sub = _Watched(data_sub(context, config), "dataSub")
+        except BaseException:
+            self._pub.close(0)
+            raise
+
+    async def run(self, listener: DataListener) -> None:
+        """Tell ``listener`` what happens until cancelled, or until `aclose`.
+
+        Cancellation: safe, at any time; the sockets stay open until `aclose`.
+        """
+        self._listener = listener
+        try:
+            await _run(self._read_sub, self._read_sub_monitor, self._read_pub, self._read_pub_monitor)
+        finally:
+            self._listener = None
+
+    async def _read_sub(self) -> None:
+        socket = self._sub.socket
+        while True:
+            await anyio.lowlevel.checkpoint()
+            now = anyio.current_time() if self._drains else 0.0
+            # Decided before the read: what it finds, or does not find, counts for these only.
+            ripe = [endpoint for endpoint in self._drains if self._ripe_at(endpoint) <= now]
+            frames = socket.receive_nowait()
+            for endpoint, drain in self._drains.items():
+                drain.count(frames, now)
+                drain.others *= endpoint in ripe
+            if frames and self._listener is not None:
+                self._listener.data_frames(frames)
+            for endpoint in ripe:
+                self._settle(endpoint, socket.drained, now)
+            if socket.drained:
+                await self._wait_sub()
+
+    async def _wait_sub(self) -> None:
+        if not self._drains:
+            await self._sub.socket.wait()
+            return
+        with anyio.CancelScope(deadline=min(map(self._ripe_at, self._drains))):
+            await self._sub.socket.wait()
+
+    def _ripe_at(self, endpoint: Endpoint) -> float:
+        """From when on nothing more comes from there if the queue is found empty.
+
+        As long as the connection is up, an empty queue proves nothing: the I/O thread may have
+        more to put into it. It reports the end of a connection after the last frame. We do not
+        wait for that for ever, since a peer that hangs, or lives, does not end its connection.
+        """
+        if endpoint not in self._connected or endpoint in self._down:
+            return float("-inf")
+        drain = self._drains[endpoint]
+        return min(drain.heard + self._config.zombie_after, drain.end)
+
+    def _settle(self, endpoint: Endpoint, drained: bool, now: float) -> None:
+        """Take the connection down if nothing of it is left to read."""
+        drain = self._drains.get(endpoint)
+        if drain is None or self._sub.socket.closed:
+            return
+        # The socket takes from its connections in turn: so many frames, and each had its turn.
+        is_empty = drained or drain.others > len(self._connected) or endpoint not in self._connected
+        if is_empty or now >= drain.end:
+            del self._drains[endpoint]
+            self.disconnect(endpoint)
+            if self._listener is not None:
+                self._listener.drained(endpoint)
+
+    async def _read_sub_monitor(self) -> None:
+        while True:
+            for event in await self._sub.monitor.receive_many():
+                # Events of a connection that we took down may still be on their way.
+                is_ours = event.endpoint in self._connected
+                if is_ours:
+                    self._note_link(event)
+                if self._listener is not None:
+                    self._listener.observed(event)
+                    if is_ours:
+                        _tell_link(self._listener, event)
+
+    def _note_link(self, event: MonitorEvent) -> None:
+        if event.event & _ENDED:
+            self._down.add(event.endpoint)
+            if event.endpoint in self._drains:
+                self._sub.socket.wake()
+        elif event.event is SocketEvent.CONNECTED:
+            self._down.discard(event.endpoint)
+
+    async def _read_pub(self) -> None:
+        socket = self._pub.socket
+        while True:
+            await anyio.lowlevel.checkpoint()
+            before = socket.multiparts
+            frames = socket.receive_single_nowait()
+            if self._listener is not None:
+                for _ in range(socket.multiparts - before):
+                    self._listener.dropped(Drop.MALFORMED_SUBSCRIPTION, "multipart")
+                self._tell_subscriptions(self._listener, frames)
+            if socket.drained:
+                await socket.wait()
+
+    def _tell_subscriptions(self, listener: DataListener, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            head = frame[:1]
+            if head == b"\x01":
+                listener.subscribed(frame[1:])
+            elif head == b"\x00":
+                listener.unsubscribed(frame[1:])
+            else:
+                listener.dropped(Drop.MALFORMED_SUBSCRIPTION, f"{len(frame)} bytes")
+
+    async def _read_pub_monitor(self) -> None:
+        handshakes = Handshakes()
+        while True:
+            for event in await self._pub.monitor.receive_many():
+                has_failed = handshakes.is_failure(event)
+                if self._listener is not None:
+                    self._listener.observed(event)
+                    if has_failed:
+                        self._listener.dropped(Drop.FAILED_HANDSHAKE, self._pub.socket.name)
+
+    def connect(self, endpoint: Endpoint) -> None:
+        """Connect `dataSub`; nothing happens if it is connected there already."""
+        if self._sub.socket.closed or endpoint in self._connected:
+            return
+        try:
+            connect(self._sub.socket.zmq, endpoint)
+        except InvalidEndpoint as error:
+            if self._listener is not None:
+                self._listener.dropped(Drop.REFUSED_ENDPOINT, str(error))
+        else:
+            self._connected.add(endpoint)
+
+    def disconnect(self, endpoint: Endpoint) -> None:
+        """Disconnect `dataSub` at once; what was not read is lost. Nothing happens if it is not connected there."""
+        if endpoint in self._connected and not self._sub.socket.closed:
+            self._connected.remove(endpoint)
+            self._down.discard(endpoint)
+            # libzmq's I/O thread answers, which wakes our reader; its next read ends the disconnect.
+            disconnect(self._sub.socket.zmq, endpoint)
+
+    def drain(self, endpoint: Endpoint, sender: bytes) -> None:
+        """Tell what the peer had sent, disconnect in the step that found no more, tell `drained`.
+
+        ``sender`` stands in each frame of the peer; empty means a classic peer, whose frames
+        carry no name. As long as the connection is up it may be that the queue is empty and more
+        comes: then ``zombie_after`` without a frame of the peer, or ``suspect_timeout`` in all,
+        must have passed, too.
+        """
+        if endpoint not in self._drains:
+            now = anyio.current_time()
+            self._drains[endpoint] = _Drain(sender, heard=now, end=now + self._config.suspect_timeout)
+            self._sub.socket.wake()
+
+    def subscribe(self, topic: bytes) -> None:
+        """Subscribe `dataSub` to a prefix. The caller counts users: call once for each prefix."""
+        if not self._sub.socket.closed:
+            self._sub.socket.zmq.setsockopt(zmq.SUBSCRIBE, topic)
+
+    def unsubscribe(self, topic: bytes) -> None:
+        """Take the subscription of a prefix back."""
+        if not self._sub.socket.closed:
+            self._sub.socket.zmq.setsockopt(zmq.UNSUBSCRIBE, topic)
+
+    def send(self, frame: bytes) -> None:
+        """Publish one frame. Never waits: libzmq drops it for a subscriber whose queue is full."""
+        try:  # noqa: SIM105 - `suppress` costs half as much as the send
+            self._pub.socket.send_nowait(frame)
+        except ClosedError:
+            pass
+
+    async def probe(self, endpoint: Endpoint) -> Probe:
+        """Try a plain TCP connection to a numeric endpoint; any other is undecided.
+
+        Cancellation: safe; the connection is closed.
+        """
+        return await probe(endpoint, self._config.probe_timeout)
+
+    async def aclose(self) -> None:
+        """Close both sockets and their monitors, and end `run`. Idempotent.
+
+        What was sent goes on leaving for the linger time; ``sockets.terminate`` waits for it.
+
+        Cancellation: the channel is closed all the same.
+        """
+        self._sub.close(0)
+        self._pub.close(milliseconds(self._config.linger))
+        await anyio.lowlevel.checkpoint()
+
+
+async def probe(endpoint: Endpoint, timeout: float) -> Probe:
+    """Find out with a plain TCP connection whether anybody listens at a numeric endpoint.
+
+    Cancellation: safe; the connection is closed.
+    """
+    await anyio.lowlevel.checkpoint()
+    address = _tcp_address(endpoint)
+    if address is None:
+        return Probe.UNDECIDED
+    family, where = address
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as attempt:
+            attempt.setblocking(False)
+            return await _try_connect(attempt, where, timeout)
+    except OSError:
+        return Probe.UNDECIDED  # no route, or no descriptor left
+
+
+async def _try_connect(attempt: socket.socket, where: tuple[str, int], timeout: float) -> Probe:
+    result = attempt.connect_ex(where)
+    if result in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+        with anyio.move_on_after(timeout) as scope:
+            await anyio.wait_writable(attempt)
+        if scope.cancelled_caught:
+            return Probe.UNDECIDED
+        result = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if result == errno.ECONNREFUSED:
+        return Probe.REFUSED
+    if result:
+        raise OSError(result, os.strerror(result))
+    # A port of the ephemeral range where nobody listens can connect to itself.
+    return Probe.REFUSED if attempt.getsockname() == attempt.getpeername() else Probe.ACCEPTED
+
+
+def _tcp_address(endpoint: Endpoint) -> tuple[socket.AddressFamily, tuple[str, int]] | None:
+    scheme, _, rest = endpoint.partition("://")
+    host, _, port = rest.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        version = ip_address(host).version
+        number = int(port)
+    except ValueError:
+        return None
+    if scheme != "tcp" or not 0 < number < 65536:
+        return None
+    return (socket.AF_INET6 if version == 6 else socket.AF_INET), (host, number)

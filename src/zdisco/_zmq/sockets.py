@@ -1,0 +1,521 @@
+"""ZeroMQ sockets that wait on their descriptor: the same code on asyncio, uvloop and trio.
+
+Rule 1: between reading a frame and handing it to the caller there is no ``await``, so a
+cancelled receive loses nothing.
+
+Rule 2: the descriptor tells edges only, so a reader waits only after it has seen EAGAIN. What
+may swallow the edge of a waiting reader (a send) schedules a re-check of its own.
+
+Rule 3: `Socket.receive_nowait` never stops in the middle of a multipart message. Therefore no
+multipart message is ever half read when a connection is taken down, which would end the process.
+
+Rule 4: nothing asks for the EVENTS of a socket that never sends. On a SUB that question
+prefetches a frame, and a disconnect after that may end the process, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import anyio
+import anyio.lowlevel
+import zmq
+
+from .._core.config import PeerConfig
+from .._core.errors import BindError, ClosedError, InvalidEndpoint
+from .._core.model import Endpoint, ReconnectStop
+
+if TYPE_CHECKING:
+    import asyncio
+
+ZmqContext: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
+ZmqSocket: TypeAlias = "zmq.Socket[bytes]"
+
+MAX_SOCKETS = 4096
+MAX_DISCOVERY_MESSAGE = 1 << 20
+"""Bytes; libzmq ends the connection of whoever sends more on a discovery socket."""
+MAX_SUBSCRIPTION = 1 << 20
+"""Bytes; libzmq ends the connection of whoever sends more to `dataPub`, before it makes room for it."""
+BACKLOG = 4096
+"""With libzmq's 100 it costs a second when many peers connect at once."""
+BATCH = 256
+"""Frames that a reader takes before it lets others run."""
+
+
+class _Waiter(Protocol):
+    async def wait(self) -> None: ...
+    def wake(self) -> None: ...
+
+
+class _LoopWaiter:
+    """Waits with a reader of the event loop, registered only while somebody waits: else the loop would spin."""
+
+    __slots__ = ("_fd", "_future", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._future: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        # A wait that has a future has a reader. Never remove one without the other: after a
+        # close the number of the descriptor may be somebody else's.
+        self._loop.add_reader(self._fd, self.wake)
+        self._future = future = self._loop.create_future()
+        try:
+            await future
+        finally:
+            self._disarm()
+
+    def wake(self) -> None:
+        future = self._future
+        if future is not None:
+            self._disarm()
+            if not future.done():
+                future.set_result(None)
+
+    def _disarm(self) -> None:
+        if self._future is not None:
+            self._future = None
+            # The loop may have ended before the socket.
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._fd)
+
+
+class _ScopeWaiter:
+    """Waits with a call of anyio: trio, and event loops that know no readers."""
+
+    __slots__ = ("_fd", "_scope")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._scope: anyio.CancelScope | None = None
+
+    async def wait(self) -> None:
+        self._scope = anyio.CancelScope()
+        try:
+            with self._scope, suppress(anyio.ClosedResourceError):
+                await anyio.wait_readable(self._fd)
+        finally:
+            self._scope = None
+
+    def wake(self) -> None:
+        if self._scope is not None:
+            # Takes the descriptor out of the poll set at once, so that it may be closed now; but
+            # reaches only who waits already, while the cancellation reaches who is about to, too.
+            anyio.notify_closing(self._fd)
+            self._scope.cancel()
+
+
+def _asyncio_loop(native: object) -> asyncio.AbstractEventLoop | None:
+    # Looked up, not imported: a program on trio need not load asyncio.
+    module = sys.modules.get("asyncio")
+    return native if module is not None and isinstance(native, module.AbstractEventLoop) else None
+
+
+def _make_waiter(fd: int) -> _Waiter:
+    loop = _asyncio_loop(anyio.lowlevel.current_token().native_token)
+    if loop is not None:
+        # Windows' proactor loop has no readers.
+        try:
+            loop.remove_reader(fd)
+        except NotImplementedError:
+            return _ScopeWaiter(fd)
+        return _LoopWaiter(loop, fd)
+    return _ScopeWaiter(fd)
+
+
+class Socket:
+    """A pyzmq socket with one reader task and any number of senders, all in one thread."""
+
+    __slots__ = ("_checking", "_fd", "_waiter", "_waiting", "_woken", "drained", "multiparts", "name", "zmq")
+
+    def __init__(self, raw: ZmqSocket, name: str = "socket") -> None:
+        self.zmq = raw
+        """The raw socket. Whoever sends through it calls `sent` afterwards."""
+        self.name = name
+        self.drained = False
+        """Whether the last read ended because nothing more was there."""
+        self.multiparts = 0
+        """How many multipart messages `receive_single_nowait` has thrown away."""
+        self._fd = int(raw.getsockopt(zmq.FD))
+        self._waiter: _Waiter | None = None
+        self._waiting = False
+        self._woken = False
+        self._checking = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the socket was closed."""
+        return bool(self.zmq.closed)
+
+    async def receive(self) -> bytes:
+        """Wait for one frame.
+
+        Raises:
+            ClosedError: If the socket is, or gets, closed.
+
+        Cancellation: safe; no frame is lost.
+        """
+        await anyio.lowlevel.checkpoint()
+        while True:
+            frame = self._read()
+            if frame is not None:
+                return frame
+            await self.wait()
+
+    async def receive_many(self, limit: int = BATCH) -> list[bytes]:
+        """Wait for at least one frame and take those that are there: about ``limit``, see `receive_nowait`.
+
+        Others run before each call reads, so a flood can be cancelled.
+
+        Raises:
+            ClosedError: If the socket is, or gets, closed.
+
+        Cancellation: safe; no frame is lost.
+        """
+        await anyio.lowlevel.checkpoint()
+        while True:
+            frames = self.receive_nowait(limit)
+            if frames:
+                return frames
+            await self.wait()
+
+    def receive_nowait(self, limit: int = BATCH) -> list[bytes]:
+        """Take the frames that are there; more than ``limit`` only to finish a multipart message.
+
+        Raises:
+            ClosedError: If the socket is closed.
+        """
+        frames: list[bytes] = []
+        receive, append, dontwait = self.zmq.recv, frames.append, zmq.DONTWAIT
+        try:
+            for _ in range(limit):
+                append(receive(dontwait))
+            while self.zmq.getsockopt(zmq.RCVMORE):
+                append(receive(dontwait))
+        except zmq.Again:
+            self.drained = True
+        except zmq.ZMQError as error:
+            raise ClosedError(self.name) from error
+        else:
+            self.drained = False
+        return frames
+
+    def receive_single_nowait(self, limit: int = BATCH) -> list[bytes]:
+        """Take at most ``limit`` messages that are there; those of several frames only count in ``multiparts``.
+
+        Raises:
+            ClosedError: If the socket is closed.
+        """
+        frames: list[bytes] = []
+        for _ in range(limit):
+            frame = self._read()
+            if frame is None:
+                break
+            if self.zmq.getsockopt(zmq.RCVMORE):
+                self.multiparts += 1
+                while self.zmq.getsockopt(zmq.RCVMORE):
+                    self._read()
+            else:
+                frames.append(frame)
+        return frames
+
+    def _read(self) -> bytes | None:
+        try:
+            frame = self.zmq.recv(zmq.DONTWAIT)
+        except zmq.Again:
+            self.drained = True
+            return None
+        except zmq.ZMQError as error:
+            raise ClosedError(self.name) from error
+        self.drained = False
+        return frame
+
+    async def wait(self) -> None:
+        """Wait until something may be there to read, or `wake` is called. Read until ``drained`` first.
+
+        Raises:
+            ClosedError: If the socket is, or gets, closed.
+            anyio.BusyResourceError: If another task is waiting already.
+
+        Cancellation: safe.
+        """
+        if self._waiting:
+            raise anyio.BusyResourceError("reading from")
+        if self.closed:
+            raise ClosedError(self.name)
+        if not self._woken:
+            if self._waiter is None:
+                self._waiter = _make_waiter(self._fd)
+            self._waiting = True
+            try:
+                await self._waiter.wait()
+            finally:
+                self._waiting = False
+        self._woken = False
+        if self.closed:
+            raise ClosedError(self.name)
+
+    def wake(self) -> None:
+        """Make the present, or else the next, `wait` return."""
+        self._woken = True
+        if self._waiting and self._waiter is not None:
+            self._waiter.wake()
+
+    def send_nowait(self, frame: bytes) -> bool:
+        """Send one frame; false if it would have to wait.
+
+        Raises:
+            ClosedError: If the socket is closed.
+        """
+        try:
+            self.zmq.send(frame, zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            raise ClosedError(self.name) from error
+        finally:
+            if self._waiting and not self._checking:
+                self.sent()
+        return True
+
+    def sent(self) -> None:
+        """Schedule one re-check of EVENTS for this turn of the event loop, if a reader waits."""
+        if self._waiting and not self._checking:
+            self._checking = True
+            native = anyio.lowlevel.current_token().native_token
+            loop = _asyncio_loop(native)
+            if loop is not None:
+                loop.call_soon(self._check)
+            else:
+                _run_soon(native, self._check)
+
+    def _check(self) -> None:
+        self._checking = False
+        if self.closed or not self._waiting:
+            return
+        try:
+            readable = bool(int(self.zmq.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        except zmq.ZMQError:
+            readable = True  # the context was terminated: let the reader find out
+        if readable:
+            self.wake()
+
+    def close(self, linger: int | None = None) -> None:
+        """Close the socket and wake its reader, which gets a `ClosedError`. Idempotent.
+
+        Args:
+            linger: Milliseconds to go on sending what waits; the socket's own option if not given.
+        """
+        if self.closed:
+            return
+        if self._waiting and self._waiter is not None:
+            # Before the descriptor goes. The reader runs later, and then finds the socket closed.
+            self._waiter.wake()
+        self.zmq.close(linger)
+
+
+def _run_soon(trio_token: Any, function: Any) -> None:
+    trio_token.run_sync_soon(function, idempotent=True)
+
+
+def new_context() -> ZmqContext:
+    """Make the context of one peer or proxy; sharing one would share its limits and its ZAP handler."""
+    context: ZmqContext = zmq.Context()
+    # libzmq ignores this after the first socket.
+    context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
+    return context
+
+
+async def terminate(context: ZmqContext) -> None:
+    """Terminate a context whose sockets are closed: wait until what they sent has left, or their linger times ended.
+
+    Cancellation: waits to the end all the same, so that no thread remains.
+    """
+    finished = anyio.Event()
+    token = anyio.lowlevel.current_token()
+
+    def run() -> None:
+        try:
+            context.term()
+        finally:
+            anyio.from_thread.run_sync(finished.set, token=token)
+
+    # A thread of a pool would stay, and term() may take as long as the linger time.
+    thread = threading.Thread(target=run, name="zdisco-term", daemon=True)
+    thread.start()
+    try:
+        await outlast(finished)
+    finally:
+        thread.join()
+
+
+async def outlast(event: anyio.Event) -> None:
+    """Wait for an event that is sure to come.
+
+    Cancellation: waits to the end all the same, then is cancelled. A shield alone does not hold
+    against asyncio's own ``Task.cancel``.
+    """
+    cancelled: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while not event.is_set():
+            try:
+                await event.wait()
+            except anyio.get_cancelled_exc_class() as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+def bind(socket: ZmqSocket, endpoint: Endpoint) -> Endpoint:
+    """Bind, and return the resolved endpoint.
+
+    Raises:
+        BindError: If that is not possible.
+    """
+    try:
+        _use_ipv6(socket, endpoint)
+        socket.bind(endpoint)
+    except (zmq.ZMQError, ValueError) as error:
+        raise BindError(endpoint, _number(error), _reason(error)) from error
+    return str(socket.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")
+
+
+def connect(socket: ZmqSocket, endpoint: Endpoint) -> None:
+    """Start to connect.
+
+    Raises:
+        InvalidEndpoint: If libzmq cannot make sense of the endpoint.
+    """
+    try:
+        _use_ipv6(socket, endpoint)
+        socket.connect(endpoint)
+    except (zmq.ZMQError, ValueError) as error:
+        raise InvalidEndpoint(endpoint, _reason(error)) from error
+
+
+def disconnect(socket: ZmqSocket, endpoint: Endpoint) -> None:
+    """Disconnect. It ends when the socket is read, once the I/O thread has answered."""
+    # ENOENT: libzmq gave the connection up before we did.
+    with suppress(zmq.ZMQError):
+        socket.disconnect(endpoint)
+
+
+def set_welcome(xpub: ZmqSocket, frame: bytes) -> None:
+    """Have libzmq send ``frame`` to each subscriber as the first message of its connection."""
+    xpub.setsockopt(zmq.XPUB_WELCOME_MSG, frame)
+
+
+def _use_ipv6(socket: ZmqSocket, endpoint: Endpoint) -> None:
+    # Only for IPv6 literals: with the option on, IPv4 endpoints change their spelling in
+    # events; with it off, IPv6 ones never connect.
+    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+
+
+def _number(error: Exception) -> int:
+    return (error.errno if isinstance(error, zmq.ZMQError) else None) or errno.EINVAL
+
+
+def _reason(error: Exception) -> str:
+    number = error.errno if isinstance(error, zmq.ZMQError) else None
+    # pyzmq's own text repeats the endpoint.
+    return str(error) if number is None else zmq.strerror(number).lower()
+
+
+def milliseconds(seconds: float) -> int:
+    """Seconds as libzmq wants them; what is not zero does not become zero, which has a meaning of its own."""
+    return 0 if seconds == 0 else max(1, round(seconds * 1000))
+
+
+def _common(context: ZmqContext, kind: int, config: PeerConfig) -> ZmqSocket:
+    socket = context.socket(kind, socket_class=zmq.Socket)
+    options: dict[int, int] = {
+        zmq.HANDSHAKE_IVL: milliseconds(config.handshake_interval),
+        zmq.RECONNECT_IVL: milliseconds(config.reconnect_interval),
+        zmq.RECONNECT_IVL_MAX: milliseconds(config.reconnect_interval_max),
+        zmq.LINGER: milliseconds(config.linger),
+        zmq.TCP_KEEPALIVE: 1,
+        zmq.TCP_KEEPALIVE_IDLE: 60,
+        zmq.TCP_KEEPALIVE_INTVL: 10,
+        zmq.TCP_KEEPALIVE_CNT: 3,
+    }
+    return _with(socket, options)
+
+
+def _with(socket: ZmqSocket, options: dict[int, int]) -> ZmqSocket:
+    try:
+        for option, value in options.items():
+            socket.setsockopt(option, value)
+    except BaseException:
+        socket.close(0)
+        raise
+    return socket
+
+
+def data_pub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the XPUB that a peer publishes through."""
+    options: dict[int, int] = {
+        zmq.XPUB_VERBOSER: 1,
+        zmq.SNDHWM: config.send_hwm,
+        zmq.RCVHWM: 0,
+        zmq.MAXMSGSIZE: MAX_SUBSCRIPTION,
+        zmq.BACKLOG: BACKLOG,
+        zmq.TCP_MAXRT: 10_000,
+    }
+    return _with(_common(context, zmq.XPUB, config), options)
+
+
+def data_sub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the SUB that reads from all other peers.
+
+    No heartbeat: with a bounded receive queue and a slow reader it ends the process. No
+    RECONNECT_STOP: it throws away what the dead peer had sent.
+    """
+    options: dict[int, int] = {
+        zmq.RCVHWM: config.receive_hwm,
+        zmq.SNDHWM: 0,  # it would limit the number of subscriptions
+        zmq.LINGER: 0,  # a disconnect would linger, too, and go on retrying so long
+        zmq.TCP_MAXRT: 10_000,
+    }
+    return _with(_common(context, zmq.SUB, config), options)
+
+
+def _discovery(context: ZmqContext, kind: int, config: PeerConfig) -> ZmqSocket:
+    options: dict[int, int] = {
+        zmq.RCVHWM: 0,  # heartbeats need it
+        zmq.MAXMSGSIZE: MAX_DISCOVERY_MESSAGE,
+        zmq.HEARTBEAT_IVL: milliseconds(config.proxy_heartbeat),
+        zmq.HEARTBEAT_TIMEOUT: milliseconds(config.proxy_heartbeat_timeout),
+    }
+    return _with(_common(context, kind, config), options)
+
+
+def proxy_sub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the SUB that a peer connects to a proxy's well-known endpoint."""
+    return _with(_discovery(context, zmq.SUB, config), {zmq.SNDHWM: 0, zmq.LINGER: 0})
+
+
+def proxy_pub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the XPUB that a peer connects to the publish endpoint of a proxy."""
+    options: dict[int, int] = {
+        zmq.XPUB_VERBOSER: 1,
+        zmq.SNDHWM: config.send_hwm,
+        zmq.RECONNECT_STOP: int(ReconnectStop.CONN_REFUSED),
+    }
+    return _with(_discovery(context, zmq.XPUB, config), options)
+
+
+def proxy_xpub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the XPUB that a proxy binds at its well-known endpoint."""
+    options: dict[int, int] = {zmq.XPUB_VERBOSER: 1, zmq.SNDHWM: config.send_hwm, zmq.BACKLOG: BACKLOG}
+    return _with(_discovery(context, zmq.XPUB, config), options)
+
+
+def proxy_xsub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the XSUB that a proxy binds at its publish endpoint."""
+    return _with(_discovery(context, zmq.XSUB, config), {zmq.SNDHWM: 0, zmq.BACKLOG: BACKLOG})

@@ -1,0 +1,79 @@
+"""A peer as a process of its own, for tests that kill it: orders come in on stdin, facts go out as JSON lines.
+
+Orders: ``publish TOPIC COUNT``, ``flood TOPIC`` (until the end), ``leave``.
+Facts: ``{"at": monotonic seconds, "what": ..., ...}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from zdisco import Peer, PeerConfig, PeerGone, PeerJoined, PeerRecovered, PeerSuspected, SocketEvent
+from zdisco import MonitorEvent as SocketFact
+
+
+def say(what: str, **facts: object) -> None:
+    print(json.dumps({"at": time.monotonic(), "wall": time.time(), "what": what, **facts}), flush=True)
+
+
+async def tell_events(peer: Peer) -> None:
+    async for event in peer.events():
+        match event:
+            case PeerGone(gone, cause):
+                say("PeerGone", name=gone.name, cause=cause.name, endpoint=gone.endpoint)
+            case PeerJoined(other) | PeerSuspected(other) | PeerRecovered(other):
+                say(type(event).__name__, name=other.name, endpoint=other.endpoint)
+            case _:
+                say(type(event).__name__)
+
+
+async def tell_retries(peer: Peer) -> None:
+    async for event in peer.monitor(SocketEvent.CONNECT_RETRIED):
+        if isinstance(event, SocketFact):
+            say("CONNECT_RETRIED", socket=event.socket, endpoint=event.endpoint, wall=event.at.timestamp())
+
+
+async def obey(peer: Peer, tasks: anyio.abc.TaskGroup) -> None:
+    async def flood(topic: str) -> None:
+        while True:
+            await peer.publish(topic, b"x" * 100)
+
+    while order := (await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)).split():
+        match order:
+            case ["publish", topic, count]:
+                for number in range(int(count)):
+                    await peer.publish(topic, b"%d" % number)
+                say("published", topic=topic, count=int(count))
+            case ["flood", topic]:
+                tasks.start_soon(flood, topic)
+                say("flooding", topic=topic)
+            case ["leave"]:
+                break
+
+
+async def main(arguments: argparse.Namespace) -> None:
+    config = PeerConfig(reconnect_stop=arguments.reconnect_stop)
+    async with Peer(arguments.proxy, name=arguments.name, config=config) as peer, anyio.create_task_group() as tasks:
+        tasks.start_soon(tell_events, peer)
+        tasks.start_soon(tell_retries, peer)
+        say("ready", endpoint=peer.me.endpoint)
+        await obey(peer, tasks)
+        tasks.cancel_scope.cancel()
+    say("left")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("proxy")
+    parser.add_argument("--name", default="")
+    parser.add_argument("--backend", default="asyncio")
+    parser.add_argument("--reconnect-stop", type=int, default=1)
+    arguments = parser.parse_args()
+    anyio.run(main, arguments, backend=arguments.backend)

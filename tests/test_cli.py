@@ -1,0 +1,325 @@
+"""The command line: what it prints, how it ends, what it refuses."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from uuid import uuid4
+
+import pytest
+
+from programs import ROOT, TIMEOUT, Program, zdisco
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from click.testing import CliRunner
+
+from zdisco import (
+    Cause,
+    Event,
+    EventsDropped,
+    Message,
+    PeerGone,
+    PeerInfo,
+    PeerJoined,
+    PeerRecovered,
+    PeerSuspected,
+    PeerUpdated,
+    ProxyFound,
+    ProxyLost,
+)
+from zdisco._cli import commands, lines
+
+ANY_PORT = "tcp://127.0.0.1:*"
+UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+TCP = r"tcp://127\.0\.0\.1:\d+"
+
+
+@pytest.fixture
+def proxy() -> Iterator[str]:
+    """The endpoint of a proxy that runs as a process."""
+    with zdisco("proxy", "--bind", ANY_PORT) as program:
+        yield program.wait_for(r"^endpoint (.*)")[1]
+
+
+def peer(proxy: str, name: str, *arguments: str) -> Program:
+    return zdisco("peer", "--proxy", proxy, "--name", name, *arguments)
+
+
+# The proxy
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_proxy_says_where_it_is_and_ends_in_order(number: int, backend: str) -> None:
+    with zdisco("proxy", "--bind", ANY_PORT, "--backend", backend) as program:
+        program.wait_for(rf"^endpoint {TCP}$")
+        program.wait_for(rf"^relay {TCP}$")
+        assert program.leave(number) == 0
+        assert program.errors == ""
+        assert program.lines[2:] == ["relayed 0", "refused 0"]
+
+
+def test_an_endpoint_that_is_taken_ends_with_one_line(proxy: str) -> None:
+    with zdisco("proxy", "--bind", proxy) as program:
+        assert program.exit_code() == 1
+        assert program.lines == []
+        assert program.errors.startswith(f"Error: [Errno {errno.EADDRINUSE}] cannot bind {proxy}")
+        assert len(program.errors.splitlines()) == 1
+
+
+# The peer
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_two_peers_print_the_lines_of_the_classic_programs_and_their_own(proxy: str, backend: str) -> None:
+    hello = ("--subscribe", "news.", "--publish", "news.{}=hello=1", "--every", "0.05", "--backend", backend)
+    with (
+        peer(proxy, "alice", *(text.format("alice") for text in hello)) as alice,
+        peer(proxy, "bob", "--header", "role=robot", *(text.format("bob") for text in hello)) as bob,
+    ):
+        bob_id, endpoint = bob.wait_for(rf"\tPeer ({UUID}) with endpoint ({TCP})$").groups()
+        alice.wait_for(r"\tParam:stopReconnectOnError=1$")
+        alice.wait_for(rf"\tProcess id={alice.process.pid}$")
+        relay = alice.wait_for(rf"\tGot W from {UUID} with endpoint ({TCP})$")[1]
+        alice.wait_for(rf"\tConnecting proxy pub to: {relay}$")
+        alice.wait_for(rf"\tFound proxy {proxy}$")
+        alice.wait_for(rf"\tGot C from {bob_id} with endpoint {endpoint}$")
+        alice.wait_for(rf"\tConnecting data sub to {endpoint}$")
+        alice.wait_for(rf"\tJoined bob {bob_id} with endpoint {endpoint}$")
+        alice.wait_for(r"\tMessage news\.bob from bob: hello=1$")
+        bob.wait_for(r"\tMessage news\.alice from alice: hello=1$")
+        assert bob.leave(signal.SIGTERM) == 0
+        assert bob.lines[-1].endswith("\tExiting normally")
+        alice.wait_for(rf"\tGot D from {bob_id} with endpoint {endpoint}$")
+        alice.wait_for(rf"\tDisconnecting data sub from {endpoint}$")
+        alice.wait_for(rf"\tGone bob {bob_id} cause FAREWELL$")
+        assert alice.leave(signal.SIGINT) == 0
+        assert alice.errors == bob.errors == ""
+        assert not alice.seen("socket:")
+
+
+def test_each_line_bears_the_local_time(proxy: str) -> None:
+    before = datetime.now()
+    with peer(proxy, "alice") as alice:
+        stamp = alice.wait_for(r"^(\d\d:\d\d:\d\d\.\d{6})\tFound proxy")[1]
+        at = datetime.strptime(stamp, "%H:%M:%S.%f")
+        passed = (at - before.replace(year=at.year, month=at.month, day=at.day)).total_seconds() % 86400
+        assert passed < TIMEOUT
+
+
+def test_a_monitoring_peer_prints_the_events_of_its_four_sockets(proxy: str) -> None:
+    with peer(proxy, "alice", "--monitor") as alice, peer(proxy, "bob") as bob:
+        line = rf"^[\d:.]+\tsocket:0x[0-9a-f]+ name:%s value:\d+ event:4096 desc:HANDSHAKE_SUCCEEDED endpoint:{TCP}$"
+        for name in ("proxySub", "proxyPub", "dataSub", "dataPub"):
+            alice.wait_for(line % name)
+        assert bob.leave(signal.SIGTERM) == alice.leave(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(("option", "goes_on"), [("0", True), ("1", False)])
+def test_a_killed_peer_is_retried_only_where_asked(proxy: str, option: str, goes_on: bool) -> None:
+    with (
+        peer(proxy, "alice", "--monitor", "--stop-reconnect-on", option) as alice,
+        peer(proxy, "witness", "--monitor", "--stop-reconnect-on", "0") as witness,
+        peer(proxy, "bob") as bob,
+    ):
+        endpoint = bob.wait_for(rf"\tPeer {UUID} with endpoint ({TCP})$")[1]
+        alice.wait_for("Joined bob")
+        witness.wait_for("Joined bob")
+        bob.process.kill()
+        alice.wait_for("Suspect bob" if goes_on else "Gone bob .* cause REFUSED")
+        retried = f"name:dataSub .*desc:CONNECT_RETRIED endpoint:{endpoint}"
+        # While the witness tried that often, alice had the time to do so.
+        witness.wait_for(retried, 3)
+        if goes_on:
+            alice.wait_for(retried, 3)
+        else:
+            gone = next(number for number, line in enumerate(alice.lines) if "Gone bob" in line)
+            late = [line for line in alice.lines[gone:] if re.search(retried, line)]
+            # What was read before it knew may be printed after it.
+            assert not [line for line in late if line[:15] > alice.lines[gone][:15]]
+
+
+def test_a_peer_without_a_proxy_says_what_it_saw() -> None:
+    with zdisco("peer", "--proxy", "tcp://127.0.0.1:1", "--timeout", "0.2") as program:
+        assert program.exit_code() == 1
+        message = program.errors
+        assert message.startswith("Error: no echo of our announce within 0.2 s: no welcome from tcp://127.0.0.1:1")
+        assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_peer_that_still_looks_for_its_proxy_leaves_in_order(number: int) -> None:
+    with zdisco("peer", "--proxy", "tcp://127.0.0.1:1") as program:
+        program.wait_for("\tPeer ")
+        assert program.leave(number) == 0
+        assert program.errors == ""
+
+
+def test_a_reader_that_goes_away_ends_a_peer_without_a_trace(proxy: str) -> None:
+    command = [sys.executable, "-m", "zdisco", "peer", "--proxy", proxy]
+    chatter = ["--subscribe", "t", "--publish", "t=x", "--every", "0.02"]
+    with (
+        peer(proxy, "bob", *chatter),
+        subprocess.Popen([*command, *chatter], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        try:
+            assert process.wait(TIMEOUT) == 1
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
+
+
+# The list
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_list_names_every_peer_but_itself(proxy: str, backend: str) -> None:
+    with peer(proxy, "bob", "--header", "role=robot") as bob, peer(proxy, "alice") as alice:
+        bob.wait_for("Joined alice")
+        with zdisco("ls", "--proxy", proxy, "--json", "--backend", backend) as listing:
+            assert listing.exit_code() == 0
+            rows = json.loads("\n".join(listing.lines))
+        assert [row["name"] for row in rows] == ["alice", "bob"]
+        assert rows[1]["headers"] == {"role": "robot"}
+        assert rows[1]["pid"] == bob.process.pid
+        identity = rf"\tPeer {rows[1]['id']} with endpoint {rows[1]['endpoint']}$"
+        assert bob.seen(identity)
+        alice.wait_for("Gone zdisco-ls .* cause FAREWELL")
+
+
+def test_the_list_is_a_table_for_people(proxy: str) -> None:
+    with peer(proxy, "[bold]bob", "--header", "role=robot") as bob:
+        bob.wait_for("Found proxy")
+        with zdisco("ls", "--proxy", proxy) as listing:
+            assert listing.exit_code() == 0
+            head, row, total = listing.lines
+    assert head.split() == ["name", "id", "endpoint", "host", "pid", "headers"]
+    assert row.split()[0] == "[bold]bob"
+    assert row.split()[-2:] == [str(bob.process.pid), "role=robot"]
+    assert total == "1 joined"
+
+
+def test_the_list_of_nobody_is_empty(proxy: str) -> None:
+    with zdisco("ls", "--proxy", proxy, "--json", "--wait", "0.1") as listing:
+        assert listing.exit_code() == 0
+        assert listing.lines == ["[]"]
+
+
+def test_the_list_without_a_proxy_says_so() -> None:
+    with zdisco("ls", "--proxy", "tcp://127.0.0.1:1", "--timeout", "0.2") as listing:
+        assert listing.exit_code() == 1
+        assert "no welcome" in listing.errors
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["proxy", "--bind", "nonsense"], "not of the form tcp://host:port"),
+        (["proxy", "--backend", "curio"], "'curio' is not one of"),
+        (["peer", "--proxy", "nonsense"], "'nonsense' is not a usable endpoint"),
+        (["peer", "--proxy", "tcp://127.0.0.1:*"], "is not a usable endpoint"),
+        (["peer", "--header", "role"], "'role' is not of the form KEY=TEXT"),
+        (["peer", "--publish", "=text"], "'=text' is not of the form TOPIC=TEXT"),
+        (["peer", "--every", "0"], "0.0 is not in the range x>0"),
+        (["peer", "--every", "soon"], "'soon' is not a valid float"),
+        (["peer", "--stop-reconnect-on", "4"], "4 is not in the range 0<=x<=3"),
+        (["peer", "--timeout", "-1"], "-1.0 is not in the range x>0"),
+        (["peer", "--name", "x" * 70_000], "the limit is 65536"),
+        (["ls", "--wait", "0"], "0.0 is not in the range x>0"),
+        (["ls", "--proxy", ""], "is not a usable endpoint"),
+        (["demo", "now"], "unexpected extra argument"),
+        (["dance"], "No such command 'dance'"),
+    ],
+)
+def test_bad_arguments_are_usage_errors(arguments: list[str], complaint: str) -> None:
+    result = CliRunner().invoke(commands.zdisco, arguments)
+    assert result.exit_code == 2
+    assert complaint in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_backend_that_is_not_installed_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = CliRunner().invoke(commands.zdisco, ["ls", "--backend", "trio"])
+    assert result.exit_code == 2
+    assert "trio is not installed" in result.output
+
+
+@pytest.mark.parametrize("command", [[], ["proxy"], ["peer"], ["ls"], ["demo"]])
+def test_each_command_has_help(command: list[str]) -> None:
+    result = CliRunner().invoke(commands.zdisco, [*command, "--help"])
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_its_extra_the_command_line_says_what_it_needs(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from zdisco._cli import main; main()"
+    with Program("-c", code) as program:
+        assert program.exit_code() == 2
+        assert program.errors == f"zdisco: the command line needs {missing}: pip install zdisco[cli]\n"
+
+
+# The text of a line
+
+ALICE = PeerInfo(uuid4(), "tcp://127.0.0.1:4000", name="alice")
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (PeerJoined(ALICE), f"Joined alice {ALICE.id} with endpoint tcp://127.0.0.1:4000"),
+        (PeerUpdated(ALICE, ALICE), f"Updated alice {ALICE.id} revision 0"),
+        (PeerSuspected(ALICE), f"Suspect alice {ALICE.id}"),
+        (PeerRecovered(ALICE), f"Recovered alice {ALICE.id}"),
+        (PeerGone(ALICE, Cause.REFUSED), f"Gone alice {ALICE.id} cause REFUSED"),
+        (ProxyFound("tcp://127.0.0.1:5555"), "Found proxy tcp://127.0.0.1:5555"),
+        (ProxyLost("tcp://127.0.0.1:5555"), "Lost proxy tcp://127.0.0.1:5555"),
+        (EventsDropped(3), "Missed 3 events"),
+    ],
+)
+def test_every_event_has_a_line(event: Event, text: str) -> None:
+    assert lines.event_text(event) == text
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (Message(ALICE, "news", b"hello"), "Message news from alice: hello"),
+        (Message(None, "news", b"hello"), "Message news from a classic peer: hello"),
+        (Message(PeerInfo(ALICE.id, ALICE.endpoint), "t", b""), f"Message t from {ALICE.id}: "),
+        (Message(ALICE, "n\udcff", b"\xff\n\x1b[2J \xc3\xa9"), r"Message n\udcff from alice: \xff\n\x1b[2J é"),
+    ],
+)
+def test_a_message_becomes_one_line_that_no_terminal_obeys(message: Message, text: str) -> None:
+    assert lines.message_text(message) == text
+
+
+def test_a_warning_of_the_library_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("zdisco")
+    discovery = logging.getLogger("zdisco.discovery")
+    before = list(logger.handlers), discovery.level
+    try:
+        lines.print_log()
+        logger.warning("no echo of our %s", "farewell")
+        logger.debug("not for everybody")
+    finally:
+        logger.handlers[:] = before[0]
+        discovery.setLevel(before[1])
+    assert re.fullmatch(r"[\d:.]+\tno echo of our farewell\n", capsys.readouterr().out)

@@ -1,0 +1,92 @@
+"""Every number of a peer is checked where it is given."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from attrs import evolve, fields
+from attrs.exceptions import FrozenInstanceError
+
+from zdisco._core.config import PeerConfig
+from zdisco._core.model import ReconnectStop
+
+SECONDS = [field.name for field in fields(PeerConfig) if field.type in ("float", float)]
+COUNTS = [field.name for field in fields(PeerConfig) if field.type in ("int", int)]
+MAY_BE_ZERO = {"farewell_timeout", "answer_delay_per_peer", "answer_delay_max", "linger", "beacon_jitter"}
+
+
+def config(**values: object) -> PeerConfig:
+    """What a caller without a type checker can write."""
+    return PeerConfig(**values)  # type: ignore[arg-type]
+
+
+def test_every_field_is_checked() -> None:
+    assert {*SECONDS, *COUNTS, "reconnect_stop"} == {field.name for field in fields(PeerConfig)}
+
+
+@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize("value", [-1.0, math.inf, -math.inf, math.nan])
+def test_a_time_that_is_none_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        config(**{name: value})
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_only_what_can_be_left_out_may_be_zero(name: str) -> None:
+    if name in MAY_BE_ZERO:
+        assert getattr(config(**{name: 0}), name) == 0
+    else:
+        with pytest.raises(ValueError, match=name):
+            config(**{name: 0})
+
+
+@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize("value", ["1", None, True, False])
+def test_a_time_is_a_number(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=name):
+        config(**{name: value})
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_count_is_at_least_one(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=name):
+        config(**{name: value})
+    assert getattr(config(**{name: 1}), name) == 1
+
+
+@pytest.mark.parametrize("name", [*COUNTS, "reconnect_stop"])
+@pytest.mark.parametrize("value", [1.5, "1", None, True])
+def test_a_count_is_a_whole_number(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=name):
+        config(**{name: value})
+
+
+@pytest.mark.parametrize("value", range(4))
+def test_reconnect_stop_takes_the_flags_of_the_option(value: int) -> None:
+    flags = PeerConfig(reconnect_stop=value).reconnect_stop
+    assert isinstance(flags, ReconnectStop)
+    assert (ReconnectStop.CONN_REFUSED in flags, ReconnectStop.HANDSHAKE_FAILED in flags) == (
+        bool(value & 1),
+        bool(value & 2),
+    )
+
+
+@pytest.mark.parametrize("value", [-1, 4])
+def test_other_flags_are_refused(value: int) -> None:
+    with pytest.raises(ValueError, match="reconnect_stop"):
+        PeerConfig(reconnect_stop=value)
+
+
+def test_a_beacon_jitter_of_the_whole_interval_is_refused() -> None:
+    with pytest.raises(ValueError, match="beacon_jitter"):
+        PeerConfig(beacon_jitter=1.0)
+
+
+def test_a_config_is_changed_by_making_another() -> None:
+    ours = PeerConfig()
+    with pytest.raises(FrozenInstanceError):
+        ours.linger = 1.0  # type: ignore[misc]
+    assert evolve(ours, linger=1.0).linger == 1.0
+    assert ours == PeerConfig()

@@ -1,0 +1,435 @@
+"""What the README and the docs show is true: every snippet runs, every command exists, what is generated is fresh.
+
+Rule 1: a Python snippet is one of four. A *program* runs its own event loop and is started as a process of its own. A
+*test file* has tests, which are run by pytest. A snippet marked ``<!-- endless -->`` is cancelled after its first line
+of output. Any other is a *fragment*, which runs to its end. Fragments and endless ones have these names, open and
+joined with each other: ``peer`` (alice) and ``other`` (bob).
+
+Rule 2: only ports and hosts are replaced, since those of the snippets may be in use or do not exist: see `_rehosted`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import logging
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+import anyio
+import pytest
+from attrs import frozen
+
+from zdisco import Peer, Proxy
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+_FENCE = re.compile(
+    r"(?P<endless><!-- endless -->\n)?^```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<source>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+@frozen
+class Snippet:
+    """One fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    title: str
+    source: str
+    is_endless: bool
+
+    @property
+    def is_test_file(self) -> bool:
+        return "\ndef test_" in self.source or "\nasync def test_" in self.source
+
+    @property
+    def is_program(self) -> bool:
+        return "anyio.run(" in self.source and not self.is_test_file
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT).as_posix()}:{self.line}"
+
+
+def _snippets(page: Path) -> Iterator[Snippet]:
+    text = page.read_text(encoding="utf-8")
+    for found in _FENCE.finditer(text):
+        line = text.count("\n", 0, found.start("source"))
+        yield Snippet(
+            page, line, found["language"], found["title"] or "", found["source"], found["endless"] is not None
+        )
+
+
+SNIPPETS = [snippet for page in PAGES for snippet in _snippets(page)]
+PYTHON = [snippet for snippet in SNIPPETS if snippet.language == "python"]
+TUTORIAL = {snippet.title: snippet for snippet in PYTHON if snippet.page.name == "tutorial.md"}
+TEST_FILES = [snippet for snippet in PYTHON if snippet.is_test_file]
+PROGRAMS = [snippet for snippet in PYTHON if snippet.is_program and snippet not in TUTORIAL.values()]
+FRAGMENTS = [snippet for snippet in PYTHON if not snippet.is_program and not snippet.is_test_file]
+COMMANDS = [
+    pytest.param(line, id=f"{snippet}+{number}")
+    for snippet in SNIPPETS
+    if snippet.language == "sh"
+    for number, line in enumerate(snippet.source.splitlines())
+]
+
+
+def test_the_pages_have_snippets_of_each_kind() -> None:
+    assert all([TUTORIAL, TEST_FILES, PROGRAMS, FRAGMENTS, COMMANDS])
+    assert any(snippet.is_endless for snippet in FRAGMENTS)
+
+
+def test_every_fence_says_what_it_holds() -> None:
+    # A fence that the pattern misses, or one of another language, would not be tested.
+    fences = sum(len(re.findall(r"^```", page.read_text(encoding="utf-8"), re.MULTILINE)) for page in PAGES)
+    assert fences == 2 * len(SNIPPETS)
+    assert {snippet.language for snippet in SNIPPETS} <= {"python", "sh", "text"}
+
+
+# Ports and hosts
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def _rehosted(source: str, proxy: str, second: str) -> str:
+    """The snippet, with ports and hosts that can be used here."""
+    # What a proxy binds: any free port.
+    source = re.sub(r'Proxy\("tcp://127\.0\.0\.1:5555"', 'Proxy("tcp://127.0.0.1:*"', source)
+    # The well-known endpoints that are left are those of proxies that run.
+    source = source.replace("tcp://proxy-b.example.org:5555", second)
+    source = re.sub(r"tcp://[\w.-]+:5555", proxy, source)
+    # The data port of a peer.
+    return re.sub(r"port=6000\b", lambda _: f"port={_free_port()}", source)
+
+
+# Fragments
+
+
+class _Output:
+    """Stands in for ``print``."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.came = anyio.Event()
+
+    def __call__(self, *values: object, flush: bool = False) -> None:
+        self.lines.append(" ".join(map(str, values)))
+        self.came.set()
+
+
+@asynccontextmanager
+async def _company() -> AsyncIterator[tuple[dict[str, Any], str, str]]:
+    """The names of a fragment, and the endpoints of two proxies."""
+    async with (
+        Proxy("tcp://127.0.0.1:*") as proxy,
+        Proxy("tcp://127.0.0.1:*") as second,
+        Peer(proxy.endpoint, name="alice") as peer,
+        Peer(proxy.endpoint, name="bob") as other,
+    ):
+        await peer.wait_for(1, timeout=10)
+        await other.wait_for(1, timeout=10)
+        yield {"peer": peer, "other": other}, proxy.endpoint, second.endpoint
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    logger, root = logging.getLogger("zdisco"), logging.getLogger()
+    level, handlers = logger.level, list(root.handlers)
+    yield
+    logger.setLevel(level)
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
+
+
+async def _execute(source: str, name: str, names: dict[str, Any]) -> None:
+    code = compile(source, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    result = eval(code, names)  # executes it, which may give a coroutine
+    if inspect.iscoroutine(result):
+        await result
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("restored_logging")
+@pytest.mark.parametrize("snippet", [one for one in FRAGMENTS if not one.is_endless], ids=str)
+async def test_a_fragment_runs_to_its_end(snippet: Snippet) -> None:
+    async with _company() as (names, proxy, second):
+        with anyio.fail_after(20):
+            await _execute(_rehosted(snippet.source, proxy, second), str(snippet), names | {"print": _Output()})
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("snippet", [one for one in FRAGMENTS if one.is_endless], ids=str)
+async def test_an_endless_fragment_prints_what_happens(snippet: Snippet) -> None:
+    async with _company() as (names, proxy, second):
+        output = _Output()
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                source = _rehosted(snippet.source, proxy, second)
+                tasks.start_soon(_execute, source, str(snippet), names | {"print": output})
+                async with Peer(proxy, name="carol"):
+                    await output.came.wait()
+                tasks.cancel_scope.cancel()
+        assert output.lines
+
+
+# Programs
+
+
+def _environment() -> dict[str, str]:
+    paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+@pytest.mark.parametrize("snippet", PROGRAMS, ids=str)
+def test_a_program_runs(snippet: Snippet) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", snippet.source],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        env=_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_readme_says_what_its_program_prints() -> None:
+    (program,) = [snippet for snippet in PROGRAMS if snippet.page.name == "README.md"]
+    done = subprocess.run(
+        [sys.executable, "-c", program.source],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+        env=_environment(),
+    )
+    assert f"It prints `{done.stdout.strip()}`." in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("snippet", TEST_FILES, ids=str)
+def test_the_tests_in_a_test_file_pass(snippet: Snippet, tmp_path: Path) -> None:
+    (tmp_path / snippet.title).write_text(snippet.source, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", snippet.title],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+        env=_environment(),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# The tutorial, step by step
+
+
+class _Terminal:
+    """A program of the tutorial, running."""
+
+    def __init__(self, source: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", source],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=_environment(),
+        )
+
+    @property
+    def _output(self) -> IO[str]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def line(self) -> str:
+        """The next line that it prints; the time limit of the test bounds the wait."""
+        return self._output.readline().rstrip("\n")
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+        self._process.wait(20)
+
+    def end(self) -> list[str]:
+        """Wait until it ends; the lines that were not read yet."""
+        output, errors = self._process.communicate(timeout=30)
+        assert self._process.returncode == 0, errors
+        return output.splitlines()
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate(timeout=20)
+
+
+@contextmanager
+def _terminals() -> Iterator[Callable[[str], _Terminal]]:
+    opened: list[_Terminal] = []
+
+    def start(source: str) -> _Terminal:
+        opened.append(_Terminal(source))
+        return opened[-1]
+
+    try:
+        yield start
+    finally:
+        for terminal in opened:
+            terminal.close()
+
+
+def _shown_in_tutorial(*lines: str) -> bool:
+    return "\n".join(lines) + "\n" in [s.source for s in SNIPPETS if s.page.name == "tutorial.md"]
+
+
+def test_the_tutorial_goes_as_it_says() -> None:
+    with _terminals() as start:
+        proxy = start(_rehosted(TUTORIAL["proxy.py"].source, "", ""))
+        endpoint = proxy.line().removeprefix("proxy at ")
+
+        def program(title: str) -> _Terminal:
+            return start(_rehosted(TUTORIAL[title].source, endpoint, endpoint))
+
+        hello = program("hello.py").end()
+        assert hello[0].startswith("I am alice at tcp://127.0.0.1:")
+        assert hello[1] == "with me: 0"
+
+        bob = program("listen.py")
+        program("speak.py").end()
+        assert _shown_in_tutorial(*(bob.line() for _ in range(3)))
+
+        watcher = program("watch.py")
+        joined = watcher.line()
+        assert joined == "joined bob"
+        assert _shown_in_tutorial(joined)
+        bob.signal(signal.SIGINT)
+        assert _shown_in_tutorial(watcher.line())  # gone bob FAREWELL
+        bob = program("listen.py")
+        assert watcher.line() == joined
+        bob.signal(signal.SIGKILL)
+        gone = watcher.line()
+        assert gone == "gone bob REFUSED"
+        assert _shown_in_tutorial(gone)
+
+        bob = program("listen.py")
+        assert watcher.line() == joined
+        proxy.signal(signal.SIGINT)
+        assert watcher.line().startswith("ProxyLost(")
+        again = TUTORIAL["proxy.py"].source.replace("tcp://127.0.0.1:5555", endpoint)
+        assert start(again).line() == f"proxy at {endpoint}"
+        assert watcher.line().startswith("ProxyFound(")
+        # Had bob joined twice, that would stand before his farewell.
+        bob.signal(signal.SIGINT)
+        assert watcher.line() == "gone bob FAREWELL"
+
+
+# Commands
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_exists(line: str) -> None:
+    program, *arguments = shlex.split(line)
+    match program:
+        case "zdisco":
+            _check_zdisco(arguments)
+        case "make":
+            targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+            assert set(arguments) <= set(targets)
+        case "pip":
+            extras = re.findall(r"\[(\w+)\]", line)
+            project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+            assert set(extras) <= project["optional-dependencies"].keys()
+        case "python":
+            assert arguments[0] in TUTORIAL
+        case _:
+            assert program == "kill"
+
+
+def _check_zdisco(arguments: list[str]) -> None:
+    """The command and its options exist; nothing is started."""
+    click = pytest.importorskip("click")
+    from zdisco._cli.commands import zdisco
+
+    name, *rest = arguments
+    command = zdisco.commands[name]
+    try:
+        command.make_context(name, list(rest))
+    except click.ClickException as error:
+        pytest.fail(f"zdisco {shlex.join(arguments)}: {error.format_message()}")
+
+
+def _inline_options() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for option in re.findall(r"`(?:zdisco \w+ )?(--[a-z-]+)", page.read_text(encoding="utf-8")):
+            yield page.name, option
+
+
+def test_the_options_that_the_text_names_exist() -> None:
+    pytest.importorskip("click")
+    from zdisco._cli.commands import zdisco
+
+    known = {
+        option for command in zdisco.commands.values() for parameter in command.params for option in parameter.opts
+    }
+    assert [(page, option) for page, option in _inline_options() if option not in known] == []
+
+
+# What is generated, and what is linked
+
+
+def _generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "_generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_generated_is_up_to_date() -> None:
+    stale = [path.relative_to(ROOT).as_posix() for path in _generator().out_of_date()]
+    assert stale == [], "run: python docs/_generate.py"
+
+
+def test_every_generated_part_stands_on_a_page() -> None:
+    used = {
+        name for page in PAGES for name in re.findall(r"<!-- generated: ([\w-]+) -->", page.read_text(encoding="utf-8"))
+    }
+    assert used == set(_generator().PARTS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_files_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).is_file()] == []
+
+
+def test_the_pages_use_no_word_that_the_glossary_replaces() -> None:
+    # Words of other projects stand in the glossary and in comparisons only.
+    pages = [page for page in PAGES if page.name not in ("glossary.md", "README.md", "reference.md")]
+    found = [
+        (page.name, word)
+        for page in pages
+        for word in re.findall(r"\b(?:nodes?|EVASIVE|peer table|name server)\b", page.read_text(encoding="utf-8"))
+    ]
+    assert found == []

@@ -1,0 +1,296 @@
+"""Data-channel frames: golden bytes, laws for any input."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from zdisco._core import envelope
+from zdisco._core.envelope import (
+    ALL,
+    ConfirmBody,
+    ControlFrame,
+    DataFrame,
+    FarewellBody,
+    ForeignFrame,
+    Inbox,
+    Kind,
+    LinkBody,
+    Marker,
+    check_topic,
+    control_frame,
+    data_frame,
+    data_prefix,
+    inbox,
+    marker,
+    parse_subscription,
+    split,
+)
+from zdisco._core.errors import MalformedMessage
+
+ID = UUID("00112233-4455-6677-8899-aabbccddeeff")
+SESSION = b"\x01\x02\xab\xcd"
+HEADER_OF_STREAM = "da0100112233445566778899aabbccddeeff0102abcd00000005"
+
+ids = st.uuids()
+holding_zero = st.binary(min_size=15, max_size=15).flatmap(
+    lambda rest: st.integers(0, 15).map(lambda at: UUID(bytes=rest[:at] + b"\0" + rest[at:]))
+)
+sessions = st.binary(min_size=4, max_size=4)
+u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (16, 32, 64))
+topics = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+payloads = st.binary(max_size=80)
+
+
+# -- golden bytes -------------------------------------------------------------------------------
+
+
+def test_a_data_frame_is_golden() -> None:
+    prefix = data_prefix(b"eur", ID, SESSION, 5)
+    assert prefix.hex() == "65757200" + HEADER_OF_STREAM
+    assert data_frame(prefix, Kind.DATA, 258, b"1.08").hex() == prefix.hex() + "000000000000000102312e3038"
+    assert data_frame(prefix, Kind.TAIL, 1, b"").hex() == prefix.hex() + "010000000000000001"
+
+
+def test_a_control_frame_is_golden() -> None:
+    header = HEADER_OF_STREAM[:-8] + "00000000"
+    assert control_frame(ALL, Kind.FAREWELL, ID, SESSION, b"x").hex() == "fe" + header + "04" + "00" * 8 + "78"
+    to_one = control_frame(inbox(ID), Kind.LINK, ID, SESSION, b"")
+    assert to_one.hex() == "ff00112233445566778899aabbccddeeff" + header + "02" + "00" * 8
+
+
+def test_control_topics_are_golden() -> None:
+    assert inbox(ID).hex() == "ff00112233445566778899aabbccddeeff"
+    assert marker(ID, SESSION, 258).hex() == "ff00112233445566778899aabbccddeeff0102abcd00000102"
+    assert len(inbox(ID)) == 17
+    assert len(marker(ID, SESSION, 1)) == 25
+
+
+def test_bodies_are_golden() -> None:
+    assert LinkBody(258, 3, 4, answer_me=True).encode().hex() == "010000010200030004"
+    assert LinkBody(0, 65535, 0, stranger=True).encode().hex() == "0200000000ffff0000"
+    assert ConfirmBody(258).encode().hex() == "00000102"
+    assert FarewellBody(258).encode().hex() == "0000000000000102"
+
+
+def test_the_header_is_35_bytes_of_which_26_belong_to_the_stream() -> None:
+    assert envelope.HEADER.size == 35 == envelope.PREFIX_SIZE + envelope.NUMBER.size
+
+
+# -- topics -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("topic", "encoded"), [("", b""), ("eur", b"eur"), ("é\n", b"\xc3\xa9\n")])
+def test_a_topic_is_utf_8_and_may_be_empty(topic: str, encoded: bytes) -> None:
+    assert check_topic(topic) == encoded
+
+
+@pytest.mark.parametrize("topic", [b"eur", None, 7])
+def test_a_topic_that_is_not_text_is_a_type_error(topic: Any) -> None:
+    with pytest.raises(TypeError, match="a topic is text"):
+        check_topic(topic)
+
+
+@pytest.mark.parametrize("topic", ["\0", "a\0b", "\ud800"])
+def test_a_topic_that_a_frame_cannot_hold_is_a_value_error(topic: str) -> None:
+    with pytest.raises(ValueError, match="holds a"):
+        check_topic(topic)
+
+
+@given(topics)
+def test_no_ordinary_topic_begins_like_a_control_topic(topic: str) -> None:
+    assert check_topic(topic)[:1] < ALL
+
+
+# -- subscriptions ------------------------------------------------------------------------------
+
+
+@given(ids | holding_zero, sessions, u32)
+def test_parse_subscription_undoes_inbox_and_marker(id: UUID, session: bytes, counter: int) -> None:
+    assert parse_subscription(inbox(id)) == Inbox(id)
+    assert parse_subscription(marker(id, session, counter)) == Marker(id, session, counter)
+
+
+@given(ids, sessions, u32, topics)
+def test_the_marker_comes_after_all_other_subscriptions(id: UUID, session: bytes, counter: int, topic: str) -> None:
+    # A SUB replays them in byte order: that the last one is in force must say so of all.
+    in_order = sorted([marker(id, session, counter), inbox(id), ALL, check_topic(topic)])
+    assert in_order[2:] == [inbox(id), marker(id, session, counter)]
+
+
+@pytest.mark.parametrize("topic", [b"", b"eur", b"eur\0", ALL, ALL + b"later", b"\xfd", b"\x80"])
+def test_other_subscriptions_say_nothing_about_a_peer(topic: bytes) -> None:
+    assert parse_subscription(topic) is None
+
+
+@pytest.mark.parametrize("size", sorted({*range(30)} - {16, 24}))
+def test_a_subscription_that_is_nearly_an_inbox_is_malformed(size: int) -> None:
+    with pytest.raises(MalformedMessage):
+        parse_subscription(b"\xff" + bytes(size))
+
+
+# -- frames -------------------------------------------------------------------------------------
+
+
+@given(topics, ids | holding_zero, sessions, u32, st.sampled_from([Kind.DATA, Kind.TAIL]), u64, payloads)
+def test_split_undoes_data_frame(
+    topic: str, sender: UUID, session: bytes, stream: int, kind: Kind, sequence: int, payload: bytes
+) -> None:
+    encoded = check_topic(topic)
+    frame = data_frame(data_prefix(encoded, sender, session, stream), kind, sequence, payload)
+    assert split(frame) == DataFrame(encoded, sender.bytes, session, stream, kind, sequence, payload)
+
+
+@given(ids | holding_zero, st.sampled_from(Kind), ids | holding_zero, sessions, payloads)
+@example(UUID(int=0), Kind.LINK, ID, SESSION, b"x")
+def test_split_undoes_control_frame_also_where_an_id_holds_a_zero_byte(
+    receiver: UUID, kind: Kind, sender: UUID, session: bytes, body: bytes
+) -> None:
+    to_one = control_frame(inbox(receiver), kind, sender, session, body)
+    assert split(to_one) == ControlFrame(receiver.bytes, sender.bytes, session, kind, body)
+    to_all = control_frame(ALL, kind, sender, session, body)
+    assert split(to_all) == ControlFrame(None, sender.bytes, session, kind, body)
+
+
+def test_an_inbox_that_looks_like_a_data_frame_inside_is_still_a_control_frame() -> None:
+    # NUL and magic within the id: a search for the NUL would find a header there.
+    receiver = UUID(bytes=b"\0\xda\x01" + bytes(13))
+    frame = control_frame(inbox(receiver), Kind.CONFIRM, ID, SESSION, b"x" * 60)
+    assert split(frame) == ControlFrame(receiver.bytes, ID.bytes, SESSION, Kind.CONFIRM, b"x" * 60)
+
+
+@pytest.mark.parametrize(
+    ("frame", "topic"),
+    [
+        (b"", b""),
+        (b"\0", b""),
+        (b"eur", b"eur"),
+        (b"eur\x001.08", b"eur"),
+        (b"\xfd\x80", b"\xfd\x80"),
+        (bytes(512), b""),
+        (b"eur\0\xda\x02" + bytes(60), b"eur"),
+        (data_prefix(b"eur", ID, SESSION, 5) + bytes(8), b"eur"),
+    ],
+)
+def test_a_frame_without_our_whole_header_is_foreign(frame: bytes, topic: bytes) -> None:
+    assert split(frame) == ForeignFrame(topic, frame)
+
+
+@pytest.mark.parametrize("kind", [Kind.LINK, Kind.CONFIRM, Kind.FAREWELL, 5, 255])
+def test_a_data_frame_of_another_kind_is_malformed(kind: Any) -> None:
+    with pytest.raises(MalformedMessage, match=f"kind {int(kind)}"):
+        split(data_frame(data_prefix(b"eur", ID, SESSION, 5), kind, 1, b""))
+
+
+@pytest.mark.parametrize("topic", [ALL, inbox(ID)])
+def test_a_control_frame_that_is_not_whole_is_malformed(topic: bytes) -> None:
+    frame = control_frame(topic, Kind.LINK, ID, SESSION, b"")
+    for size in range(1, len(frame)):
+        with pytest.raises(MalformedMessage, match="cut off"):
+            split(frame[:size])
+    for wrong in (b"\0\x01", b"\xda\x02"):
+        with pytest.raises(MalformedMessage, match="without our header"):
+            split(topic + wrong + frame[len(topic) + 2 :])
+    kind_at = len(topic) + envelope.PREFIX_SIZE
+    for kind in (5, 255):
+        with pytest.raises(MalformedMessage, match=f"kind {kind}"):
+            split(frame[:kind_at] + bytes([kind]) + frame[kind_at + 1 :])
+
+
+@pytest.mark.parametrize("topic", [b"", b"eur", ALL + b"x", b"\xff", inbox(ID)[:-1], marker(ID, SESSION, 1)])
+def test_a_control_frame_on_another_topic_is_a_bug_of_ours(topic: bytes) -> None:
+    with pytest.raises(AssertionError):
+        control_frame(topic, Kind.LINK, ID, SESSION, b"")
+
+
+# -- bodies -------------------------------------------------------------------------------------
+
+
+bodies = st.one_of(
+    st.builds(LinkBody, u32, u16, u16, st.booleans(), st.booleans()),
+    st.builds(ConfirmBody, u32),
+    st.builds(FarewellBody, st.integers(0, 2**63 - 1)),
+)
+
+
+@given(bodies, st.binary(max_size=20))
+def test_decode_undoes_encode_and_ignores_what_a_later_version_adds(
+    body: LinkBody | ConfirmBody | FarewellBody, more: bytes
+) -> None:
+    assert type(body).decode(body.encode() + more) == body
+    for size in range(len(body.encode())):
+        with pytest.raises(MalformedMessage):
+            type(body).decode(body.encode()[:size])
+
+
+def test_unknown_flags_of_a_link_are_ignored() -> None:
+    assert LinkBody.decode(b"\xfc" + bytes(8)) == LinkBody(0, 0, 0)
+
+
+def test_an_incarnation_that_no_announce_can_say_is_malformed() -> None:
+    with pytest.raises(MalformedMessage):
+        FarewellBody.decode(b"\x80" + bytes(7))
+
+
+# -- laws for any input -------------------------------------------------------------------------
+
+
+def is_frame_or_malformed(frame: bytes) -> None:
+    try:
+        found = split(frame)
+    except MalformedMessage:
+        return
+    match found:
+        case DataFrame():
+            prefix = data_prefix(found.topic, UUID(bytes=found.sender), found.session, found.stream)
+            assert data_frame(prefix, found.kind, found.sequence, found.payload) == frame
+        case ControlFrame():
+            assert frame[:1] >= ALL
+            assert frame.endswith(found.body)
+        case ForeignFrame():
+            assert frame.startswith(found.topic)
+            assert found.payload == frame
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_frame_or_malformed(frame: bytes) -> None:
+    is_frame_or_malformed(frame)
+
+
+@given(st.sampled_from([b"\xfe", b"\xff", b"eur\0", b"\0"]), st.binary(max_size=80))
+def test_any_bytes_after_a_topic_are_a_frame_or_malformed(topic: bytes, rest: bytes) -> None:
+    is_frame_or_malformed(topic + rest)
+    is_frame_or_malformed(topic + envelope.MAGIC + rest)
+
+
+@given(st.binary(max_size=30))
+def test_any_body_decodes_or_is_malformed(body: bytes) -> None:
+    for layout in (LinkBody, ConfirmBody, FarewellBody):
+        with suppress(MalformedMessage):
+            assert body.startswith(layout.decode(body).encode()[1:], 1)
+
+
+@given(st.binary(max_size=40))
+def test_any_subscription_parses_or_is_malformed(topic: bytes) -> None:
+    for candidate in (topic, b"\xff" + topic):
+        with suppress(MalformedMessage):
+            found = parse_subscription(candidate)
+            assert (found is None) == (candidate[:1] != b"\xff")
+
+
+@given(st.data())
+def test_a_damaged_frame_is_a_frame_or_malformed(data: st.DataObject) -> None:
+    topic = data.draw(st.sampled_from([ALL, inbox(ID), b"eur"]))
+    if topic == b"eur":
+        frame = bytearray(data_frame(data_prefix(topic, ID, SESSION, 5), Kind.DATA, 1, b"payload"))
+    else:
+        frame = bytearray(control_frame(topic, Kind.LINK, ID, SESSION, b"body"))
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    is_frame_or_malformed(bytes(frame))
+    is_frame_or_malformed(bytes(frame[: data.draw(st.integers(0, len(frame)))]))

@@ -1,0 +1,101 @@
+"""The examples run as they stand, each as a process of its own."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from programs import ROOT, Program
+
+EXAMPLES = ROOT / "examples"
+LINES = 40
+ANY_PORT = "tcp://127.0.0.1:*"
+TCP = r"tcp://127\.0\.0\.1:\d+"
+ALL = sorted(EXAMPLES.glob("*.py"))
+
+
+def example(name: str, *arguments: str) -> Program:
+    return Program(f"examples/{name}.py", *arguments)
+
+
+@pytest.fixture
+def proxy() -> Iterator[str]:
+    """The endpoint of the proxy that is an example."""
+    with example("proxy", ANY_PORT) as program:
+        yield program.wait_for(rf"^{TCP}$")[0]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_each_example_is_short_and_says_how_to_run_it(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LINES
+    assert f"python examples/{path.name}" in text.split('"""')[1]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_each_example_is_run_by_a_test(path: Path) -> None:
+    assert f'example("{path.stem}"' in Path(__file__).read_text(encoding="utf-8")
+
+
+def test_the_proxy_ends_on_ctrl_c_without_a_trace() -> None:
+    with example("proxy", ANY_PORT) as program:
+        program.wait_for(rf"^{TCP}$")
+        assert program.leave(signal.SIGINT) == 0
+        assert program.errors == ""
+
+
+def test_two_peers_greet_each_other_and_leave(proxy: str) -> None:
+    with example("peer", "alice", proxy) as alice, example("peer", "bob", proxy) as bob:
+        assert alice.exit_code() == bob.exit_code() == 0
+        assert alice.lines == ["hello from bob"]
+        assert bob.lines == ["hello from alice"]
+        assert alice.errors == bob.errors == ""
+
+
+def test_what_one_types_in_the_chat_the_others_read(proxy: str) -> None:
+    with example("chat", "alice", proxy) as alice, example("chat", "bob", proxy) as bob:
+        alice.wait_for(r"^\* bob is here$")
+        alice.write("how are you?")
+        alice.write("  é  ")
+        bob.wait_for("^alice: é$")
+        bob.write("fine")
+        alice.wait_for("^bob: fine$")
+        bob.end_of_input()
+        assert bob.exit_code() == 0
+        assert bob.lines == ["* alice is here", "alice: how are you?", "alice: é"]
+        alice.wait_for(r"^\* bob is gone \(farewell\)$")
+        alice.end_of_input()
+        assert alice.exit_code() == 0
+        assert alice.lines == ["* bob is here", "bob: fine", "* bob is gone (farewell)"]
+        assert alice.errors == bob.errors == ""
+
+
+@pytest.mark.parametrize("brings_its_own", [True, False])
+def test_the_console_shows_eight_robots_come_and_go(proxy: str, brings_its_own: bool) -> None:
+    with example("presence_console", *([] if brings_its_own else [proxy])) as console:
+        assert console.exit_code() == 0
+        assert console.errors == ""
+    robots = [f"robot-{number}" for number in range(1, 9)]
+    assert sorted(match[1] for match in console.seen(r"; (\S+) joined$")) == robots
+    assert sorted(match[1] for match in console.seen(r"; (\S+) farewell$")) == robots
+    assert re.match("0 robots here; ", console.lines[-1])
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+def test_the_logger_shows_the_events_of_a_socket(is_served: bool) -> None:
+    with zmq.Context() as context, context.socket(zmq.REP) as server:
+        server.bind(ANY_PORT)
+        endpoint = server.getsockopt_string(zmq.LAST_ENDPOINT)
+        with example("monitor_logger", *([endpoint] if is_served else [])) as logger:
+            logger.wait_for(rf"name:client .*desc:HANDSHAKE_SUCCEEDED endpoint:{endpoint if is_served else TCP}$")
+            server.close(0)
+            logger.wait_for("desc:CONNECT_RETRIED")
+            assert logger.exit_code() == 0
+            assert logger.errors == ""
+    line = rf"[\d:.]+\tsocket:0x[0-9a-f]+ name:client value:\d+ event:\d+ desc:[A-Z_]+ endpoint:{TCP}"
+    assert all(re.fullmatch(line, text) for text in logger.lines)

@@ -1,0 +1,59 @@
+"""The nouns: what is frozen, what is a copy, what is equal."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from attrs import evolve
+from attrs.exceptions import FrozenInstanceError
+
+from zdisco._core.model import Cause, Message, PeerInfo, ReconnectStop
+
+INFO = PeerInfo(UUID(int=1), "tcp://127.0.0.1:1", headers={"role": "robot"}, groups=["a", "b"])
+
+
+def test_what_a_peer_says_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        INFO.name = "mallory"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        INFO.headers["role"] = "king"  # type: ignore[index]
+
+
+def test_the_headers_are_a_copy_of_what_was_given() -> None:
+    given = {"role": "robot"}
+    info = PeerInfo(UUID(int=1), "tcp://127.0.0.1:1", headers=given)
+    given["role"] = "king"
+    assert info.headers["role"] == "robot"
+
+
+def test_groups_and_services_are_sets_whatever_was_given() -> None:
+    assert INFO.groups == frozenset({"a", "b"})
+    assert evolve(INFO, services=iter(["x"])).services == frozenset({"x"})
+
+
+def test_equal_peers_are_one_key() -> None:
+    assert {INFO: 1}[evolve(INFO)] == 1
+    assert evolve(INFO, headers={}) != INFO
+
+
+def test_a_classic_peer_says_only_its_id_and_endpoint() -> None:
+    info = PeerInfo(UUID(int=1), "tcp://127.0.0.1:1")
+    assert (info.name, info.cluster) == ("", "")
+    assert not any((info.headers, info.groups, info.services))
+    assert (info.incarnation, info.revision, info.host, info.pid) == (0, 0, "", 0)
+
+
+def test_the_flags_have_the_numbers_of_the_option() -> None:
+    assert (ReconnectStop.NEVER, ReconnectStop.CONN_REFUSED, ReconnectStop.HANDSHAKE_FAILED) == (0, 1, 2)
+
+
+def test_the_causes_are_the_published_ones() -> None:
+    assert {cause.name for cause in Cause} == {"FAREWELL", "REFUSED", "UNREACHABLE", "REJECTED", "REPLACED"}
+
+
+def test_a_message_keeps_no_more_than_its_three_fields() -> None:
+    message = Message(INFO, "prices.eur", b"1.08")
+    assert (message.sender, message.topic, message.payload) == (INFO, "prices.eur", b"1.08")
+    with pytest.raises(AttributeError):
+        message.extra = 1  # type: ignore[attr-defined]

@@ -1,0 +1,273 @@
+"""What zdisco promises, on real sockets and with real processes."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+import anyio.abc
+import pytest
+from processes import Child, children
+
+from zdisco import (
+    Cause,
+    Event,
+    MonitorEvent,
+    Peer,
+    PeerConfig,
+    PeerGone,
+    PeerJoined,
+    PeerRecovered,
+    PeerSuspected,
+    Proxy,
+    SocketEvent,
+    Stream,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+class Pair:
+    """Two peers of a cluster of their own, started at random offsets; each must get the other's first message."""
+
+    def __init__(self, proxy: str, cluster: str, offsets: tuple[float, float]) -> None:
+        self.proxy, self.cluster, self.offsets = proxy, cluster, offsets
+        self.arrived: list[bytes] = []
+        self.both = anyio.Event()
+
+    async def run(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            for number, offset in enumerate(self.offsets):
+                tasks.start_soon(self._side, b"%d" % number, offset)
+
+    async def _side(self, own: bytes, offset: float) -> None:
+        await anyio.sleep(offset)
+        async with Peer(self.proxy, cluster=self.cluster) as peer, peer.subscribe("topic") as messages:
+            async for event in peer.events():
+                if isinstance(event, PeerJoined):
+                    break
+            await peer.publish("topic", own)
+            async for message in messages:
+                self.arrived.append(message.payload)
+                break
+            if len(self.arrived) == 2:
+                self.both.set()
+            await self.both.wait()
+
+
+@pytest.mark.timeout(180)
+async def test_the_first_message_after_joined_arrives_in_both_directions_of_500_pairs(
+    proxy: Proxy,
+) -> None:
+    chance = random.Random(20)
+    pairs = [Pair(proxy.endpoint, f"{n}", (chance.random() / 50, chance.random() / 50)) for n in range(500)]
+    limit = anyio.CapacityLimiter(10)
+
+    async def run(pair: Pair) -> None:
+        # A message that is lost would be waited for without end.
+        async with limit:
+            with anyio.move_on_after(20):
+                await pair.run()
+
+    async with anyio.create_task_group() as tasks:
+        for pair in pairs:
+            tasks.start_soon(run, pair)
+    assert [pair.cluster for pair in pairs if sorted(pair.arrived) != [b"0", b"1"]] == []
+
+
+async def test_the_first_message_reaches_128_subscribers_that_connect_at_once(proxy: Proxy) -> None:
+    """One publisher; the subscribers are peers of one process that start together."""
+    got: list[str] = []
+    count = 24  # each links with each: more only measures this machine
+
+    async def subscriber(number: int) -> None:
+        async with Peer(proxy.endpoint, name=f"{number}") as peer, peer.subscribe("news") as messages:
+            async for message in messages:
+                assert message.payload == b"first"
+                got.append(peer.me.name)
+                return
+
+    async with Peer(proxy.endpoint, name="publisher") as publisher:
+        async with anyio.create_task_group() as tasks:
+            for number in range(count):
+                tasks.start_soon(subscriber, number)
+            await publisher.wait_for(count)
+            await publisher.publish("news", b"first")
+    assert len(got) == count
+
+
+async def test_each_of_eight_tells_a_killed_one_gone_once_and_does_not_try_it_again(proxy: Proxy) -> None:
+    async with children(proxy.endpoint, *[("--name", f"p{n}") for n in range(8)]) as peers:
+        with anyio.fail_after(30):
+            for child in peers:
+                await child.wait_for("PeerJoined", 7)
+            endpoint = await peers[0].endpoint()
+            peers[0].kill()
+            for child in peers[1:]:
+                await child.wait_for("PeerGone")
+            # A newcomer's join comes after anything that was still on its way.
+            async with Peer(proxy.endpoint, name="late") as late:
+                await late.wait_for(7)
+                for child in peers[1:]:
+                    await child.wait_for("PeerJoined", name="late")
+        for child in peers[1:]:
+            (gone,) = child.told("PeerGone", name="p0")
+            assert gone["cause"] == "REFUSED"
+            retried = [fact["wall"] for fact in child.told("CONNECT_RETRIED", endpoint=endpoint)]
+            assert [wall for wall in retried if wall > gone["wall"]] == []
+            assert child.told("PeerSuspected") == []
+
+
+async def test_with_reconnect_stop_0_a_dead_endpoint_is_tried_on(proxy: Proxy) -> None:
+    config = PeerConfig(reconnect_stop=0, suspect_timeout=0.5)
+    async with children(proxy.endpoint, ("--name", "dead")) as (dead,), Peer(proxy.endpoint, config=config) as peer:
+        monitor = peer.monitor(SocketEvent.CONNECT_RETRIED)
+        events = peer.events()
+        with anyio.fail_after(20):
+            await peer.wait_for(1)
+            endpoint = await dead.endpoint()
+            dead.kill()
+            async for event in events:
+                if isinstance(event, PeerGone):
+                    assert event.cause is Cause.UNREACHABLE
+                    break
+            retries = 0
+            async for fact in monitor:
+                retries += isinstance(fact, MonitorEvent) and fact.endpoint == endpoint
+                if retries == 3:
+                    break
+
+
+@pytest.mark.timeout(120)
+async def test_all_that_a_killed_peer_had_sent_is_delivered_while_others_flood(proxy: Proxy) -> None:
+    waiting, last = 20_000, 300
+    async with children(
+        proxy.endpoint, ("--name", "victim"), ("--name", "noise1"), ("--name", "noise2")
+    ) as (victim, *noise):
+        async with (
+            Peer(proxy.endpoint, config=PeerConfig(stream_capacity=2_000_000)) as peer,
+            peer.subscribe("last") as messages,
+            peer.subscribe("noise"),
+        ):
+            with anyio.fail_after(60):
+                await peer.wait_for(3)
+                for child in noise:
+                    child.order("flood noise")
+                    await child.wait_for("flooding")
+            _stall_while(lambda: _send_and_die(victim, waiting, last))
+            numbers = []
+            with anyio.fail_after(30):
+                events = peer.events()
+                async for event in events:
+                    if isinstance(event, PeerGone):
+                        assert event.cause is Cause.REFUSED
+                        break
+            messages.end()
+            numbers = [int(message.payload) async for message in messages]
+            assert numbers == [*range(waiting), *range(last)]
+
+
+def _stall_while(work: Callable[[], None]) -> None:
+    """Hold the event loop up, as an application that computes does, until ``work`` is done in a thread."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def _send_and_die(victim: Child, *counts: int) -> None:
+    for number, count in enumerate(counts):
+        victim.order(f"publish last {count}")
+        while len(victim.told("published")) <= number:
+            time.sleep(0.005)
+    # What has not left the process dies with it, so it must have become idle.
+    ticks, quiet = victim.cpu_ticks(), 0
+    while quiet < 20:
+        time.sleep(0.02)
+        now = victim.cpu_ticks()
+        ticks, quiet = now, quiet + 1 if now == ticks else 0
+    victim.kill()
+
+
+class Forwarder:
+    """Stands before a publisher; ends the reader's half of its connections and leaves the publisher's half open."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.is_open = True
+        self.readers: list[anyio.abc.SocketStream] = []
+        self.zombies = 0
+
+    async def serve(self, *, task_status: anyio.abc.TaskStatus[int]) -> None:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        async with listener:
+            task_status.started(listener.extra(anyio.abc.SocketAttribute.local_port))
+            await listener.serve(self._forward)
+
+    async def _forward(self, reader: anyio.abc.SocketStream) -> None:
+        self.readers.append(reader)
+        async with reader:
+            if not self.is_open:
+                await anyio.sleep_forever()
+            async with await anyio.connect_tcp("127.0.0.1", self.target) as publisher:
+                self.zombies += 1
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._pump, reader, publisher)
+                    tasks.start_soon(self._pump, publisher, reader)
+                # The publisher's half stays until the test ends.
+                await anyio.sleep_forever()
+
+    async def _pump(self, source: anyio.abc.SocketStream, sink: anyio.abc.SocketStream) -> None:
+        with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            while True:
+                await sink.send(await source.receive())
+
+    async def cut(self) -> None:
+        readers, self.readers = self.readers, []
+        for reader in readers:
+            await anyio.aclose_forcefully(reader)
+
+
+async def test_after_a_reconnect_beside_a_zombie_connection_nothing_is_lost(proxy: Proxy) -> None:
+    async with anyio.create_task_group() as tasks:
+        with anyio.fail_after(30):
+            await _reconnect_beside_zombies(proxy.endpoint, tasks)
+        tasks.cancel_scope.cancel()
+
+
+async def _reconnect_beside_zombies(proxy: str, tasks: anyio.abc.TaskGroup) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    forwarder = Forwarder(port)
+    front = await tasks.start(forwarder.serve)
+    config = PeerConfig(suspect_after=0.05, handshake_interval=0.1)
+    async with (
+        Peer(proxy, port=port, advertise=f"tcp://127.0.0.1:{front}") as publisher,
+        Peer(proxy, config=config) as reader,
+        reader.subscribe("t") as messages,
+    ):
+        await publisher.wait_for(1)
+        await reader.wait_for(1)
+        events = reader.events()
+        await _until_told(events, PeerJoined)
+        for number in range(10):
+            forwarder.is_open = False
+            await forwarder.cut()
+            await _until_told(events, PeerSuspected)
+            forwarder.is_open = True
+            await forwarder.cut()
+            await _until_told(events, PeerRecovered)
+            await publisher.publish("t", b"%d" % number)
+            assert (await anext(messages)).payload == b"%d" % number
+        assert forwarder.zombies > 10
+
+
+async def _until_told(events: Stream[Event], kind: type[Event]) -> None:
+    async for event in events:
+        assert not isinstance(event, PeerGone)
+        if isinstance(event, kind):
+            return

@@ -1,0 +1,75 @@
+"""Deadlines against a model so naive that it cannot be wrong: a dict that is sorted each time."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from zdisco._core.timers import Timers
+
+KEYS = st.integers(0, 8)
+TIMES = st.integers(0, 20).map(float)
+
+
+class AgainstADict(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers: Timers[int] = Timers()
+        self.model: dict[int, float] = {}
+
+    @rule(key=KEYS, at=TIMES, times=st.sampled_from([1, 1, 1, 70]))
+    def arm(self, key: int, at: float, times: int) -> None:
+        for _ in range(times):
+            self.timers.arm(key, at)
+        self.model[key] = at
+
+    @rule(key=KEYS)
+    def cancel(self, key: int) -> None:
+        self.timers.cancel(key)
+        self.model.pop(key, None)
+
+    @rule(now=TIMES)
+    def pop(self, now: float) -> None:
+        due = self.timers.pop_due(now)
+        assert sorted(due) == sorted((key, at) for key, at in self.model.items() if at <= now)
+        assert [at for _, at in due] == sorted(at for _, at in due)
+        for key, _ in due:
+            del self.model[key]
+
+    @invariant()
+    def agree(self) -> None:
+        assert self.timers.next == min(self.model.values(), default=None)
+        assert len(self.timers) == len(self.model)
+        assert {key for key in range(9) if self.timers.is_armed(key)} == set(self.model)
+
+
+AgainstADict.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTimersAgainstADict = AgainstADict.TestCase
+
+
+def test_what_is_due_at_the_same_time_comes_in_the_order_of_arming() -> None:
+    timers: Timers[str] = Timers()
+    for key in "cab":
+        timers.arm(key, 1.0)
+    assert timers.pop_due(1.0) == [("c", 1.0), ("a", 1.0), ("b", 1.0)]
+
+
+def test_a_moved_deadline_is_due_once() -> None:
+    timers: Timers[str] = Timers()
+    timers.arm("a", 1.0)
+    timers.arm("a", 3.0)
+    timers.arm("a", 1.0)
+    assert timers.pop_due(5.0) == [("a", 1.0)]
+    assert timers.next is None
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_deadline_that_moves_for_ever_takes_no_more_room(cancelled: bool) -> None:
+    timers: Timers[int] = Timers()
+    for number in range(10_000):
+        timers.arm(number % 5, float(number))
+        if cancelled:
+            timers.cancel(number % 5)
+    assert len(timers._heap) <= 65
