@@ -15,8 +15,8 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from zdisco import Peer, PeerConfig, PeerGone, PeerJoined, PeerRecovered, PeerSuspected, SocketEvent
 from zdisco import MonitorEvent as SocketFact
+from zdisco import Peer, PeerConfig, PeerGone, PeerJoined, PeerRecovered, PeerSuspected, SocketEvent
 
 
 def say(what: str, **facts: object) -> None:

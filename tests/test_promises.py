@@ -12,8 +12,8 @@ from contextlib import suppress
 import anyio
 import anyio.abc
 import pytest
-from processes import Child, children
 
+from processes import Child, children
 from zdisco import (
     Cause,
     Event,
@@ -92,12 +92,11 @@ async def test_the_first_message_reaches_128_subscribers_that_connect_at_once(pr
                 got.append(peer.me.name)
                 return
 
-    async with Peer(proxy.endpoint, name="publisher") as publisher:
-        async with anyio.create_task_group() as tasks:
-            for number in range(count):
-                tasks.start_soon(subscriber, number)
-            await publisher.wait_for(count)
-            await publisher.publish("news", b"first")
+    async with Peer(proxy.endpoint, name="publisher") as publisher, anyio.create_task_group() as tasks:
+        for number in range(count):
+            tasks.start_soon(subscriber, number)
+        await publisher.wait_for(count)
+        await publisher.publish("news", b"first")
     assert len(got) == count
 
 
@@ -146,30 +145,31 @@ async def test_with_reconnect_stop_0_a_dead_endpoint_is_tried_on(proxy: Proxy) -
 @pytest.mark.timeout(120)
 async def test_all_that_a_killed_peer_had_sent_is_delivered_while_others_flood(proxy: Proxy) -> None:
     waiting, last = 20_000, 300
-    async with children(
-        proxy.endpoint, ("--name", "victim"), ("--name", "noise1"), ("--name", "noise2")
-    ) as (victim, *noise):
-        async with (
-            Peer(proxy.endpoint, config=PeerConfig(stream_capacity=2_000_000)) as peer,
-            peer.subscribe("last") as messages,
-            peer.subscribe("noise"),
-        ):
-            with anyio.fail_after(60):
-                await peer.wait_for(3)
-                for child in noise:
-                    child.order("flood noise")
-                    await child.wait_for("flooding")
-            _stall_while(lambda: _send_and_die(victim, waiting, last))
-            numbers = []
-            with anyio.fail_after(30):
-                events = peer.events()
-                async for event in events:
-                    if isinstance(event, PeerGone):
-                        assert event.cause is Cause.REFUSED
-                        break
-            messages.end()
-            numbers = [int(message.payload) async for message in messages]
-            assert numbers == [*range(waiting), *range(last)]
+    async with (
+        children(proxy.endpoint, ("--name", "victim"), ("--name", "noise1"), ("--name", "noise2")) as (
+            victim,
+            *noise,
+        ),
+        Peer(proxy.endpoint, config=PeerConfig(stream_capacity=2_000_000)) as peer,
+        peer.subscribe("last") as messages,
+        peer.subscribe("noise"),
+    ):
+        with anyio.fail_after(60):
+            await peer.wait_for(3)
+            for child in noise:
+                child.order("flood noise")
+                await child.wait_for("flooding")
+        _stall_while(lambda: _send_and_die(victim, waiting, last))
+        numbers = []
+        with anyio.fail_after(30):
+            events = peer.events()
+            async for event in events:
+                if isinstance(event, PeerGone):
+                    assert event.cause is Cause.REFUSED
+                    break
+        messages.end()
+        numbers = [int(message.payload) async for message in messages]
+        assert numbers == [*range(waiting), *range(last)]
 
 
 def _stall_while(work: Callable[[], None]) -> None:

@@ -112,5 +112,3 @@ class MalformedMessage(ZdiscoError, ValueError):
         super().__init__(f"malformed message of {size} bytes: {reason}")
         self.reason = reason
         self.size = size
-
-

@@ -76,7 +76,7 @@ def told(was: LinkState, now: LinkState, peer: PeerInfo, signal: Signal) -> Peer
             return PeerSuspected(peer)
         case LinkState.SUSPECT, LinkState.JOINED:
             return PeerRecovered(peer)
-        case (LinkState.JOINED | LinkState.SUSPECT), LinkState.GONE:
+        case ((LinkState.JOINED | LinkState.SUSPECT), LinkState.GONE):
             return PeerGone(peer, CAUSES[signal])
         case _:
             return None

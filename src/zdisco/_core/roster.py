@@ -562,9 +562,7 @@ class Roster:
     def _go_on_trying(self, link: Link, now: float) -> list[Output]:
         """End the stay, not the connection: ``reconnect_stop=0`` leaves it to libzmq for ever."""
         outputs = self._signal(link, Signal.EXPIRED)
-        fresh = Link(
-            link.announce, link.endpoint, link.down_since, epoch=link.epoch, echo=link.echo, retry=link.retry
-        )
+        fresh = Link(link.announce, link.endpoint, link.down_since, epoch=link.epoch, echo=link.echo, retry=link.retry)
         self._links[link.key] = self._by_endpoint[link.endpoint][link.key] = fresh
         self._by_id[link.peer.id][link.announce.session] = fresh
         return outputs + self._send_link(fresh, now)

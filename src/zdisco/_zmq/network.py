@@ -53,20 +53,17 @@ class ZmqNetwork(Network):
 async def local_address_towards(endpoint: Endpoint) -> str:
     """The local address from which this machine would reach a ``tcp`` endpoint; loopback for any other transport."""
     try:
-        target = parse(endpoint)
-        try:
-            found = socket.getaddrinfo(
-                target.host, target.port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
-            )
-        except socket.gaierror:  # a name, whose look-up may block, so a thread does it
-            found = await anyio.getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)
+        address = numeric(endpoint)
+        target = parse(address or endpoint)
+        # The look-up of a name may block, so a thread does it.
+        found = [] if address else await anyio.getaddrinfo(target.host, target.port)
     except (InvalidEndpoint, OSError, UnicodeError):
         return LOOPBACK
-    for family, kind, protocol, _, address in found:
-        with socket.socket(family, kind, protocol) as probe:
+    for host in [str(entry[4][0]) for entry in found] or [target.host]:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 # Connecting a datagram socket asks the routing table and sends nothing.
-                probe.connect(address)
+                probe.connect((host, target.port))
             except OSError:
                 continue
             return str(probe.getsockname()[0])
