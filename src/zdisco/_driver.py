@@ -72,7 +72,7 @@ class Driver:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._probing: set[Endpoint] = set()
         self._probes = anyio.CapacityLimiter(config.max_probes)
-        self._changed = anyio.Event()
+        self._changed: anyio.Event | None = None
         self._alarm = anyio.Event()
         self._sleeps_until = float("-inf")
         self._opens = False
@@ -119,12 +119,15 @@ class Driver:
 
     async def changed(self) -> None:
         """Wait until something came in. Cancellation: safe."""
+        if self._changed is None:
+            self._changed = anyio.Event()
         await self._changed.wait()
 
     def notify(self) -> None:
         """Let those look again who wait for a change."""
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
 
     def open_soon(self) -> None:
         """Let link messages out, in a later step than this one.
@@ -140,10 +143,11 @@ class Driver:
     def feed(self, outputs: Sequence[Output]) -> None:
         """Do what the core asked for, and what is due at once."""
         self.perform(outputs)
-        now = anyio.current_time()
-        if self.core.deadline is not None and self.core.deadline <= now:
-            self.perform(self.core.tick(now))
-        if self.core.deadline is not None and self.core.deadline < self._sleeps_until:
+        deadline = self.core.deadline
+        if deadline is not None and deadline < self._sleeps_until:
+            now = anyio.current_time()
+            if deadline <= now:
+                self.perform(self.core.tick(now))
             self._alarm.set()
         self.notify()
 
@@ -252,10 +256,11 @@ class _ProxySide:
         return relay.sighting(connected=self._connected, refused=self._refused)
 
     def proxy_frames(self, proxy: Endpoint, frames: Sequence[bytes]) -> None:
+        now = anyio.current_time()
         for frame in frames:
             if discovery_log.isEnabledFor(logging.DEBUG):
                 _log_received(frame)
-            self._driver.feed(self._driver.core.received(proxy, frame, anyio.current_time()))
+            self._driver.feed(self._driver.core.received(proxy, frame, now))
 
     def proxy_down(self, proxy: Endpoint) -> None:
         self._driver.feed(self._driver.core.proxy_down(proxy, anyio.current_time()))

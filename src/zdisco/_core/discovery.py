@@ -134,8 +134,8 @@ class Discovery:
     @property
     def deadline(self) -> float | None:
         """When `tick` is to be called next, at the latest."""
-        deadlines = [at for at in (self._timers.next, self.roster.deadline) if at is not None]
-        return min(deadlines, default=None)
+        mine, others = self._timers.next, self.roster.deadline
+        return mine if others is None or (mine is not None and mine < others) else others
 
     # The proxies
 

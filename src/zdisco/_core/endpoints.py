@@ -10,6 +10,7 @@ be two connections, and a disconnect of the one would miss the other.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from attrs import frozen
@@ -17,6 +18,8 @@ from attrs import frozen
 from .errors import InvalidEndpoint
 from .model import Endpoint
 
+_CACHED = 1024
+"""Endpoints whose parsing is remembered: each peer names its own in every announce."""
 _HOST_LIMIT = 253
 """Characters of a DNS name in text form (RFC 1035 section 2.3.4)."""
 
@@ -40,6 +43,7 @@ class TcpEndpoint:
         return f"tcp://[{self.host}]:{self.port}" if ":" in self.host else f"tcp://{self.host}:{self.port}"
 
 
+@lru_cache(_CACHED)
 def parse(endpoint: Endpoint) -> TcpEndpoint:
     """Take an endpoint apart, strictly.
 
@@ -61,6 +65,7 @@ def parse(endpoint: Endpoint) -> TcpEndpoint:
     return TcpEndpoint(host, port)
 
 
+@lru_cache(_CACHED)
 def numeric(endpoint: Endpoint) -> Endpoint | None:
     """The one numeric spelling of an endpoint to connect to; `None` if its host is a name.
 

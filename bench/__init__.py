@@ -1,0 +1,1 @@
+"""What zdisco costs, beside a plain pyzmq program that does the same, in one run: ``make bench``."""

@@ -1,0 +1,90 @@
+"""``make bench``: how long peers take to find each other, and to tell that one was killed."""
+
+from __future__ import annotations
+
+import platform
+import time
+from contextlib import ExitStack
+from functools import partial
+
+import anyio
+import anyio.to_thread
+import zmq
+
+from zdisco import Peer
+
+from . import plain
+from .member import Member
+from .table import Row, show
+
+JOINS = 200
+KILLS = 20
+OTHERS = 7
+
+
+def told(resident: Member, id: str) -> float:
+    """When the resident told that this peer joined."""
+    while (fact := resident.next("joined"))["is"] != id:
+        pass
+    return float(fact["at"])
+
+
+async def join(proxy: str, resident: Member) -> float:
+    """Seconds from the start of a second peer until it has joined, here and at the first one."""
+    began = time.monotonic()
+    async with Peer(proxy) as peer:
+        await peer.wait_for(1)
+        here = time.monotonic()
+        there = await anyio.to_thread.run_sync(told, resident, str(peer.id))
+    return max(here, there) - began
+
+
+async def joins(proxy: str, resident: Member, count: int) -> list[float]:
+    return [await join(proxy, resident) for _ in range(count)]
+
+
+def measure_joins(backend: str, options: dict[str, bool]) -> Row:
+    """Join again and again, in turn with the plain program, so that a noisy minute meets both."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    with Member("proxy") as proxy, Member("peer", proxy.endpoint) as resident:
+        for _ in range(JOINS // 10):
+            ours += anyio.run(
+                joins, proxy.endpoint, resident, 10, backend=backend.partition(" ")[0], backend_options=options
+            )
+            theirs += [plain.join(proxy.endpoint, resident.endpoint, partial(told, resident)) for _ in range(10)]
+    return Row(backend, ours, theirs)
+
+
+def measure_kills() -> Row:
+    """Seconds from the kill of one of eight until the last of the others told it gone."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    with Member("proxy") as proxy, ExitStack() as stack:
+        others = [stack.enter_context(Member("peer", proxy.endpoint)) for _ in range(OTHERS)]
+        for _ in range(KILLS):
+            with Member("peer", proxy.endpoint) as victim:
+                for other in others:
+                    told(other, victim.id)
+                watcher = plain.Watcher(victim.endpoint)
+                began = time.monotonic()
+                victim.process.kill()
+                theirs.append(watcher.ended() - began)
+                ours.append(max(other.next("gone")["at"] for other in others) - began)
+    return Row("asyncio", ours, theirs)
+
+
+def main() -> None:
+    print(f"Python {platform.python_version()}, libzmq {zmq.zmq_version()}, pyzmq {zmq.pyzmq_version()}")
+    rows = [
+        measure_joins("asyncio", {}),
+        measure_joins("asyncio uvloop", {"use_uvloop": True}),
+        measure_joins("trio", {}),
+    ]
+    show("Join: from the start of the second of two peers to joined on both; plain: connected on both", rows)
+    title = "kill -9 of one of eight processes: until the last of the others told it gone"
+    show(f"{title}; plain: until one subscriber saw DISCONNECTED", [measure_kills()])
+
+
+if __name__ == "__main__":
+    main()
