@@ -44,6 +44,8 @@ REASONS = {
     "answer_delay_max": "A newcomer should know everybody within a blink, however many there are.",
     "suspect_after": "Bridges a connection that is made anew at once; a person does not notice it.",
     "suspect_timeout": "Long enough for a switch or a Wi-Fi cell to come back, short enough to act on.",
+    "announced_timeout": "Two beacons may be lost before a peer that lives is forgotten, and a machine on which a"
+    " hundred peers start at once needs many seconds.",
     "farewell_memory": "The direct farewell or the end of the link follows a true farewell within milliseconds;"
     " a forged one must not lie in wait.",
     "reconnect_stop": "A refused ephemeral port will not come back as the same peer; a failed handshake may be a host"

@@ -1,6 +1,7 @@
 """A peer as a process of its own, for tests that kill it: orders come in on stdin, facts go out as JSON lines.
 
-Orders: ``publish TOPIC COUNT``, ``flood TOPIC`` (until the end), ``leave``.
+Orders: ``publish TOPIC COUNT``, ``flood TOPIC`` (until the end), ``crowd COUNT TOPIC`` (so many more
+peers, each subscribed to the topic from the start), ``leave``.
 Facts: ``{"at": monotonic seconds, "what": ..., ...}``.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import time
 
@@ -40,7 +42,15 @@ async def tell_retries(peer: Peer) -> None:
             say("CONNECT_RETRIED", socket=event.socket, endpoint=event.endpoint, wall=event.at.timestamp())
 
 
-async def obey(peer: Peer, tasks: anyio.abc.TaskGroup) -> None:
+async def be_one_of_a_crowd(proxy: str, topic: str) -> None:
+    """Join, and tell each message that says the name of this peer."""
+    async with Peer(proxy, name="one of a crowd") as peer, peer.subscribe(topic) as messages:
+        async for message in messages:
+            if message.payload == peer.id.bytes:
+                say("reached", id=str(peer.id))
+
+
+async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
     async def flood(topic: str) -> None:
         while True:
             await peer.publish(topic, b"x" * 100)
@@ -54,6 +64,11 @@ async def obey(peer: Peer, tasks: anyio.abc.TaskGroup) -> None:
             case ["flood", topic]:
                 tasks.start_soon(flood, topic)
                 say("flooding", topic=topic)
+            case ["crowd", count, topic]:
+                _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+                for _ in range(int(count)):
+                    tasks.start_soon(be_one_of_a_crowd, proxy, topic)
             case ["leave"]:
                 break
 
@@ -64,7 +79,7 @@ async def main(arguments: argparse.Namespace) -> None:
         tasks.start_soon(tell_events, peer)
         tasks.start_soon(tell_retries, peer)
         say("ready", endpoint=peer.me.endpoint)
-        await obey(peer, tasks)
+        await obey(peer, arguments.proxy, tasks)
         tasks.cancel_scope.cancel()
     say("left")
 

@@ -355,8 +355,10 @@ def test_reconnect_stop_2_stops_when_the_handshake_fails_and_not_when_refused() 
 def test_an_announced_peer_that_never_links_goes_without_an_event() -> None:
     made = roster()
     made.announced(announce(), HERE, 0.0)
-    assert run(made, 5.1) == [DrainPeer(HERE, BOB.bytes + BOBS)]
-    assert not told(made.drained(HERE, 5.1))
+    made.announced(announce(), HERE, 30.0)
+    assert run(made, 104.9) == [], "it is tried for announced_timeout after its last announce"
+    assert run(made, 105.1) == [DrainPeer(HERE, BOB.bytes + BOBS)]
+    assert not told(made.drained(HERE, 105.1))
     assert not made.links
 
 
@@ -589,11 +591,11 @@ def test_of_two_classic_peers_at_one_endpoint_the_later_is_there() -> None:
 def test_an_unreachable_classic_peer_is_tried_again_every_beacon_interval() -> None:
     made = roster()
     made.announced(classic(), HERE, 0.0)
-    assert run(made, 5.1) == [DrainPeer(HERE, b"")]
-    made.drained(HERE, 5.1)
-    assert ConnectPeer(HERE) in run(made, 35.2)
-    assert made.farewell(Farewell(BOB, HERE), 36.0) == [DrainPeer(HERE, b"")]
-    assert not told(made.link_up(HERE, 36.0)), "it joins nobody while it is drained"
+    assert run(made, 75.1) == [DrainPeer(HERE, b"")]
+    made.drained(HERE, 75.1)
+    assert ConnectPeer(HERE) in run(made, 105.2)
+    assert made.farewell(Farewell(BOB, HERE), 106.0) == [DrainPeer(HERE, b"")]
+    assert not told(made.link_up(HERE, 106.0)), "it joins nobody while it is drained"
 
 
 # Our own subscriptions

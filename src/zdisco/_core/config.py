@@ -78,7 +78,9 @@ class PeerConfig:
     suspect_after: float = field(default=0.2, validator=_is_seconds)
     """A joined peer whose link is broken that long is suspect."""
     suspect_timeout: float = field(default=5.0, validator=_is_seconds)
-    """A link that is not verified for that long is given up."""
+    """A joined peer whose link is not verified for that long is given up."""
+    announced_timeout: float = field(default=75.0, validator=_is_seconds)
+    """A peer that announces itself and never joins is tried until that long after its last announce."""
     farewell_memory: float = field(default=3.0, validator=_is_seconds)
     """A farewell that came through a proxy waits that long for the link to confirm it."""
     reconnect_stop: ReconnectStop = field(default=ReconnectStop.CONN_REFUSED, converter=_flags)

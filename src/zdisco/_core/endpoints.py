@@ -65,7 +65,6 @@ def parse(endpoint: Endpoint) -> TcpEndpoint:
     return TcpEndpoint(host, port)
 
 
-@lru_cache(_CACHED)
 def numeric(endpoint: Endpoint) -> Endpoint | None:
     """The one numeric spelling of an endpoint to connect to; `None` if its host is a name.
 
@@ -106,6 +105,7 @@ def _is_ipv6(host: str) -> bool:
     return "%" not in host and isinstance(_parsed_address(host), IPv6Address)
 
 
+@lru_cache(_CACHED)
 def _address(host: str) -> IPv4Address | IPv6Address | None:
     address = _parsed_address(host)
     # ::ffff:1.2.3.4 and 1.2.3.4 reach the same port.

@@ -33,7 +33,7 @@ class Signal(Enum):
     SILENT = "not verified for suspect_after"
     FAREWELL = "it said farewell"
     REFUSED = "nothing listens at its endpoint"
-    EXPIRED = "not verified for suspect_timeout"
+    EXPIRED = "not verified for too long"
     REJECTED = "the ZMTP handshake failed"
     REPLACED = "another link took its place"
 

@@ -211,7 +211,7 @@ class Roster:
         self._by_id.setdefault(link.peer.id, {})[announce.session] = link
         self._retries.pop(link.key, None)
         self._timers.cancel((Alarm.RETRY, link.key))
-        self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
+        self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.announced_timeout)
         outputs: list[Output] = [] if len(neighbours) > 1 else [ConnectPeer(endpoint)]
         return outputs + self._send_link(link, now)
 
@@ -231,6 +231,8 @@ class Roster:
             # It raised its incarnation to say that the farewell was not its own.
             self._timers.cancel((Alarm.HINT, link.key))
         link.announce = new
+        if link.state is LinkState.ANNOUNCED and self._timers.is_armed((Alarm.EXPIRE, link.key)):
+            self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.announced_timeout)
         if link.state is LinkState.JOINED:
             self._joined[link.peer.id] = link.peer
         if link.state in (LinkState.JOINED, LinkState.SUSPECT) and new.info.revision > was.info.revision:
