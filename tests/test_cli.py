@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import re
@@ -72,7 +71,7 @@ def test_an_endpoint_that_is_taken_ends_with_one_line(proxy: str) -> None:
     with zdisco("proxy", "--bind", proxy) as program:
         assert program.exit_code() == 1
         assert program.lines == []
-        assert program.errors.startswith(f"Error: [Errno {errno.EADDRINUSE}] cannot bind {proxy}")
+        assert program.errors.startswith(f"Error: cannot bind {proxy}: address already in use")
         assert len(program.errors.splitlines()) == 1
 
 

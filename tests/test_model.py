@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from uuid import UUID
 
 import pytest
 from attrs import evolve
 from attrs.exceptions import FrozenInstanceError
 
+from zdisco import (
+    AnnounceTooLarge,
+    BindError,
+    ClosedError,
+    DiscoveryTimeout,
+    FarewellTimeout,
+    InvalidEndpoint,
+    MalformedMessage,
+    PeerGone,
+    PeerJoined,
+    ProxySighting,
+    ZdiscoError,
+)
 from zdisco._core.model import Cause, Message, PeerInfo, ReconnectStop
 
 INFO = PeerInfo(UUID(int=1), "tcp://127.0.0.1:1", headers={"role": "robot"}, groups=["a", "b"])
@@ -57,3 +72,32 @@ def test_a_message_keeps_no_more_than_its_three_fields() -> None:
     assert (message.sender, message.topic, message.payload) == (INFO, "prices.eur", b"1.08")
     with pytest.raises(AttributeError):
         message.extra = 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "value", [INFO, PeerJoined(INFO), PeerGone(INFO, Cause.REFUSED), Message(INFO, "t", b"1"), ReconnectStop.NEVER]
+)
+def test_what_users_are_given_can_be_copied_and_sent_to_another_process(value: object) -> None:
+    assert pickle.loads(pickle.dumps(value)) == value
+    assert copy.deepcopy(value) == value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ClosedError("peer"),
+        DiscoveryTimeout(1.5, (ProxySighting("tcp://127.0.0.1:5555"),)),
+        FarewellTimeout(1.5, ("tcp://127.0.0.1:5555",)),
+        BindError("tcp://127.0.0.1:5555", 98, "address in use"),
+        InvalidEndpoint("nowhere", "not of the form tcp://host:port"),
+        AnnounceTooLarge(70_000, 65_536),
+        MalformedMessage("no command", 3),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_can_be_sent_to_another_process(error: ZdiscoError) -> None:
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is type(error)
+    assert str(copied) == str(error)
+    assert vars(copied) == vars(error)
+    assert getattr(copied, "errno", None) == getattr(error, "errno", None)

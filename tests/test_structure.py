@@ -282,6 +282,13 @@ def test_every_public_name_is_there() -> None:
     assert [name for name in _public() if not hasattr(zdisco, name)] == []
 
 
+def test_public_names_call_themselves_by_the_name_that_users_import() -> None:
+    import zdisco
+
+    classes_and_functions = set(zdisco.__all__) - {"Event"}
+    assert {getattr(zdisco, name).__module__ for name in classes_and_functions} == {"zdisco"}
+
+
 def test_the_reference_documents_the_public_names_and_no_others() -> None:
     text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"^::: zdisco\.(\w+)$", text, re.MULTILINE)) == _public()

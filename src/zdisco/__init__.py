@@ -65,3 +65,8 @@ __all__ = [
     "ZdiscoError",
     "monitor",
 ]
+
+# Where a user meets them, in tracebacks, reprs and pickles.
+for _name in __all__:
+    if getattr(globals()[_name], "__module__", "").startswith("zdisco."):
+        globals()[_name].__module__ = "zdisco"

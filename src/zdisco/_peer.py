@@ -86,7 +86,7 @@ class Peer:
         network: Makes the channels; `zdisco.testing` has one without sockets.
 
     Raises:
-        InvalidEndpoint: If a proxy or ``advertise`` is no endpoint.
+        InvalidEndpoint: If a proxy is no endpoint, ``host`` no address, or ``advertise`` neither host nor endpoint.
         AnnounceTooLarge: If name, headers and groups do not fit into one announce.
         TypeError: If an argument is of the wrong type.
         ValueError: If ``port`` is none.
@@ -115,7 +115,7 @@ class Peer:
     ) -> None:
         self._proxies = _proxy_endpoints(proxies)
         self._config = PeerConfig() if config is None else config
-        self._host, self._port, self._advertise = host, _port(port), advertise
+        self._host, self._port, self._advertise = _host(host), _port(port), advertise
         endpoint = _UNBOUND if advertise is None else _advertised(advertise, 1)
         info = PeerInfo(
             id=uuid4() if id is None else _of_type("id", id, UUID),
@@ -488,6 +488,8 @@ def _new_session() -> bytes:
 
 
 def _proxy_endpoints(proxies: str | Iterable[str]) -> tuple[Endpoint, ...]:
+    if not isinstance(proxies, str | Iterable):
+        raise TypeError(f"proxies must be an endpoint, or several, not {proxies!r}")
     endpoints = (proxies,) if isinstance(proxies, str) else tuple(proxies)
     if not endpoints:
         raise InvalidEndpoint("", "at least one proxy is needed")
@@ -495,17 +497,27 @@ def _proxy_endpoints(proxies: str | Iterable[str]) -> tuple[Endpoint, ...]:
         if _of_type("proxies", endpoint, str).startswith("tcp://"):
             parse(endpoint)
         elif not endpoint.startswith(("ipc://", "inproc://")):
-            raise InvalidEndpoint(endpoint, "not a tcp or ipc endpoint")
+            raise InvalidEndpoint(endpoint, "not a tcp, ipc or inproc endpoint")
     return tuple(dict.fromkeys(endpoints))
+
+
+def _host(host: str | None) -> str | None:
+    if host is not None and _of_type("host", host, str) != "*":
+        try:
+            parse(str(TcpEndpoint(host, 1)))
+        except InvalidEndpoint as error:
+            raise InvalidEndpoint(host, error.reason) from None
+    return host
 
 
 def _advertised(advertise: str, port: int) -> Endpoint:
     """The endpoint to announce for ``advertise``, which may name only a host."""
-    if _of_type("advertise", advertise, str).startswith("tcp://"):
-        numeric(advertise)
-        return advertise
-    endpoint = str(TcpEndpoint(advertise, port))
-    numeric(endpoint)
+    is_endpoint = _of_type("advertise", advertise, str).startswith("tcp://")
+    endpoint = advertise if is_endpoint else str(TcpEndpoint(advertise, port))
+    try:
+        numeric(endpoint)
+    except InvalidEndpoint as error:
+        raise InvalidEndpoint(advertise, error.reason) from None
     return endpoint
 
 

@@ -30,8 +30,11 @@ class ClosedError(ZdiscoError):
     """The object was used before it was opened, or after it was closed."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"the {what} is not open")
+        super().__init__(what)
         self.what = what
+
+    def __str__(self) -> str:
+        return f"the {self.what} is not open"
 
 
 @frozen
@@ -63,10 +66,13 @@ class DiscoveryTimeout(ZdiscoError, TimeoutError):
     """Our own announce did not come back through any proxy in time."""
 
     def __init__(self, timeout: float, proxies: tuple[ProxySighting, ...]) -> None:
-        seen = "; ".join(map(str, proxies))
-        super().__init__(f"no echo of our announce within {timeout:g} s: {seen}")
+        # An OSError would take two arguments for its number and its text.
+        super().__init__(f"no echo of our announce within {timeout:g} s: {'; '.join(map(str, proxies))}")
         self.timeout = timeout
         self.proxies = proxies
+
+    def __reduce__(self) -> tuple[type[DiscoveryTimeout], tuple[float, tuple[ProxySighting, ...]]]:
+        return type(self), (self.timeout, self.proxies)
 
 
 class FarewellTimeout(ZdiscoError, TimeoutError):
@@ -77,38 +83,56 @@ class FarewellTimeout(ZdiscoError, TimeoutError):
         self.timeout = timeout
         self.proxies = proxies
 
+    def __reduce__(self) -> tuple[type[FarewellTimeout], tuple[float, tuple[str, ...]]]:
+        return type(self), (self.timeout, self.proxies)
+
 
 class BindError(ZdiscoError, OSError):
     """An endpoint could not be bound."""
 
     def __init__(self, endpoint: str, errno: int, reason: str) -> None:
-        super().__init__(errno, f"cannot bind {endpoint}: {reason}")
+        super().__init__(errno, reason)
         self.endpoint = endpoint
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot bind {self.endpoint}: {self.reason}"
+
+    def __reduce__(self) -> tuple[type[BindError], tuple[str, int | None, str]]:
+        return type(self), (self.endpoint, self.errno, self.reason)
 
 
 class InvalidEndpoint(ZdiscoError, ValueError):
     """An endpoint cannot be used."""
 
     def __init__(self, endpoint: object, reason: str) -> None:
-        super().__init__(f"{endpoint!r} is not a usable endpoint: {reason}")
+        super().__init__(endpoint, reason)
         self.endpoint = endpoint
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.endpoint!r} is not a usable endpoint: {self.reason}"
 
 
 class AnnounceTooLarge(ZdiscoError, ValueError):
     """Name, headers, groups and services together do not fit into one announce."""
 
     def __init__(self, size: int, limit: int) -> None:
-        super().__init__(f"the announce takes {size} bytes of JSON, the limit is {limit}")
+        super().__init__(size, limit)
         self.size = size
         self.limit = limit
+
+    def __str__(self) -> str:
+        return f"the announce takes {self.size} bytes of JSON, the limit is {self.limit}"
 
 
 class MalformedMessage(ZdiscoError, ValueError):
     """Bytes that are not a message of the protocol."""
 
     def __init__(self, reason: str, size: int) -> None:
-        super().__init__(f"malformed message of {size} bytes: {reason}")
+        super().__init__(reason, size)
         self.reason = reason
         self.size = size
+
+    def __str__(self) -> str:
+        return f"malformed message of {self.size} bytes: {self.reason}"

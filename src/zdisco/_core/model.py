@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum, IntFlag
+from functools import partial
 from types import MappingProxyType
 from typing import TypeAlias
 from uuid import UUID
 
-from attrs import define, field, frozen
+from attrs import asdict, define, field, frozen
 
 PeerId: TypeAlias = UUID
 """Names one peer; chosen at random at start unless given."""
@@ -55,6 +56,10 @@ class PeerInfo:
     """Grows with each change that the peer announces."""
     host: str = ""
     pid: int = 0
+
+    def __reduce__(self) -> tuple[partial[PeerInfo], tuple[()]]:
+        # A read-only view, such as the headers are, cannot be pickled.
+        return partial(PeerInfo, **asdict(self, recurse=False) | {"headers": dict(self.headers)}), ()
 
 
 class LinkState(Enum):
