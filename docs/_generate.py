@@ -30,9 +30,19 @@ from zdisco._core import config, envelope, link, model, relay, wire
 DOCS = Path(__file__).resolve().parent
 
 REASONS = {
-    "announce_interval": "The first repeat comes after 2 ms, so a lost announce costs little; a proxy that is slow"
-    " for longer is not flooded.",
+    "announce_interval": "A proxy that is slow for longer is not flooded.",
     "beacon_interval": "Only a safety net, for what the handshakes missed; at 30 s it costs next to nothing.",
+    "announce_retry_min": "An echo on one machine takes 1 ms; an announce that met a connection which is just coming up"
+    " is lost.",
+    "welcome_retry_interval": "An answer from a publish endpoint takes milliseconds; a forged welcome should not delay"
+    " us for long.",
+    "probe_delays": "A dying process still accepts for some milliseconds.",
+    "tcp_timeout": "A network that acknowledges nothing for so long is down.",
+    "tcp_keepalive_idle": "Only finds what is left: a link that says nothing at all and whose other end vanished.",
+    "tcp_keepalive_interval": "As above.",
+    "tcp_keepalive_count": "As above.",
+    "max_welcomes": "More than a few proxies in a row at one endpoint are a forgery.",
+    "max_lookups": "A look-up takes a thread.",
     "beacon_jitter": "Peers that were started together would beacon together for ever.",
     "discovery_timeout": "A proxy that is being started at the same time has come up by then; a person who mistyped"
     " the endpoint has not gone away yet.",
@@ -107,6 +117,18 @@ def member_docs(module: ModuleType, name: str) -> dict[str, str]:
     return found
 
 
+def _default(value: object) -> str:
+    match value:
+        case Enum():
+            return value.name
+        case tuple():
+            return ", ".join(map(_default, value))
+        case float():
+            return f"{value:g}"
+        case _:
+            return f"{value:,}"
+
+
 def defaults() -> str:
     docs = member_docs(config, "PeerConfig")
     fields = attrs.fields(PeerConfig)
@@ -114,10 +136,9 @@ def defaults() -> str:
         raise SystemExit(f"REASONS and PeerConfig differ: { ({one.name for one in fields} ^ REASONS.keys()) }")
     rows = []
     for one in fields:
-        value = one.default
-        shown = f"{value:,}" if type(value) is int else f"{value.name}" if isinstance(value, Enum) else f"{value:g}"
-        unit = " s" if one.type in ("float", float) and one.name != "beacon_jitter" else ""
-        rows.append((_code(one.name), shown + unit, docs[one.name], REASONS[one.name]))
+        is_time = one.name != "beacon_jitter" and not isinstance(one.default, int)
+        shown = _default(one.default) + (" s" if is_time else "")
+        rows.append((_code(one.name), shown, docs[one.name], REASONS[one.name]))
     return table(("setting", "default", "meaning", "why"), rows)
 
 

@@ -22,11 +22,11 @@ def config(**values: object) -> PeerConfig:
 
 
 def test_every_field_is_checked() -> None:
-    assert {*SECONDS, *COUNTS, "reconnect_stop"} == {field.name for field in fields(PeerConfig)}
+    assert {*SECONDS, *COUNTS, "reconnect_stop", "probe_delays"} == {field.name for field in fields(PeerConfig)}
 
 
 @pytest.mark.parametrize("name", SECONDS)
-@pytest.mark.parametrize("value", [-1.0, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("value", [-1.0, math.inf, -math.inf, math.nan, 1e7])
 def test_a_time_that_is_none_is_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         config(**{name: value})
@@ -49,8 +49,8 @@ def test_a_time_is_a_number(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-@pytest.mark.parametrize("value", [0, -1])
-def test_a_count_is_at_least_one(name: str, value: int) -> None:
+@pytest.mark.parametrize("value", [0, -1, 2**31])
+def test_a_count_is_at_least_one_and_fits_an_option_of_libzmq(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=name):
         config(**{name: value})
     assert getattr(config(**{name: 1}), name) == 1
@@ -61,6 +61,16 @@ def test_a_count_is_at_least_one(name: str, value: int) -> None:
 def test_a_count_is_a_whole_number(name: str, value: object) -> None:
     with pytest.raises(TypeError, match=name):
         config(**{name: value})
+
+
+def test_probe_delays_are_times_of_which_any_may_be_zero() -> None:
+    assert PeerConfig(probe_delays=[0, 1]).probe_delays == (0, 1)
+    with pytest.raises(ValueError, match="probe_delays"):
+        PeerConfig(probe_delays=(0.0, -1.0))
+    with pytest.raises(TypeError, match="probe_delays"):
+        config(probe_delays="12")
+    with pytest.raises(TypeError, match="probe_delays"):
+        config(probe_delays=1.0)
 
 
 @pytest.mark.parametrize("value", range(4))

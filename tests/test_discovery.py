@@ -20,7 +20,7 @@ from zdisco._core.actions import (
     SendToProxy,
 )
 from zdisco._core.config import PeerConfig
-from zdisco._core.discovery import MAX_INCARNATION, MAX_UNRESOLVED, Discovery
+from zdisco._core.discovery import MAX_INCARNATION, Discovery
 from zdisco._core.envelope import ALL, ControlFrame, FarewellBody, Kind, LinkBody, control_frame, inbox, marker, split
 from zdisco._core.events import PeerGone, PeerJoined, ProxyFound, ProxyLost
 from zdisco._core.model import Cause, PeerInfo
@@ -282,7 +282,7 @@ def test_a_host_name_is_looked_up_once_before_it_is_connected() -> None:
 
 def test_look_ups_are_bounded() -> None:
     made = found(core())
-    outputs = [hear(made, announce(endpoint=f"tcp://host{number}:1")) for number in range(MAX_UNRESOLVED + 1)]
+    outputs = [hear(made, announce(endpoint=f"tcp://host{number}:1")) for number in range(PeerConfig().max_lookups + 1)]
     assert drops(outputs[-1]) == [Drop.TABLE_FULL]
 
 

@@ -5,16 +5,24 @@ Rule: policy lives here and nowhere else; no other module holds an interval, a t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from attrs import Attribute, field, frozen
+from attrs.validators import deep_iterable
 
 from .model import ReconnectStop
+
+_MOST = 2**31 - 1
+"""libzmq keeps its options in 32 bits ..."""
+_LONGEST = 2_000_000.0
+"""... and times in milliseconds."""
 
 
 def _is_seconds(_: object, attribute: Attribute[float], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{attribute.name} must be a number of seconds, not {value!r}")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{attribute.name} must be more than 0 s and finite, not {value!r}")
+    if not 0 < value <= _LONGEST:
+        raise ValueError(f"{attribute.name} must be more than 0 s and at most {_LONGEST:.0f} s, not {value!r}")
 
 
 def _is_seconds_or_zero(_: object, attribute: Attribute[float], value: object) -> None:
@@ -25,8 +33,8 @@ def _is_seconds_or_zero(_: object, attribute: Attribute[float], value: object) -
 def _is_count(_: object, attribute: Attribute[int], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{attribute.name} must be a whole number, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{attribute.name} must be at least 1, not {value!r}")
+    if not 1 <= value <= _MOST:
+        raise ValueError(f"{attribute.name} must be from 1 to {_MOST}, not {value!r}")
 
 
 def _flags(value: object) -> ReconnectStop:
@@ -44,13 +52,19 @@ def _jitter(_: object, attribute: Attribute[float], value: float) -> None:
         raise ValueError(f"{attribute.name} must be at least 0 and less than 1, not {value!r}")
 
 
+def _delays(values: object) -> tuple[float, ...]:
+    if not isinstance(values, Iterable):
+        raise TypeError(f"probe_delays must be several numbers of seconds, not {values!r}")
+    return tuple(values)
+
+
 @frozen(kw_only=True)
 class PeerConfig:
     """Every interval, timeout and bound of a peer. Times are seconds.
 
     A departure is told within these bounds:
 
-    * a killed process: a refused probe, after 0, 2, 5, 10, 20 ms, then every ``reconnect_interval``;
+    * a killed process: a refused probe, at the ``probe_delays``, then every ``reconnect_interval``;
     * a link that breaks and stays broken: suspect after ``suspect_after``, gone with cause
       ``UNREACHABLE`` after ``suspect_timeout``.
 
@@ -59,8 +73,10 @@ class PeerConfig:
         TypeError: If a value is not a number.
     """
 
+    announce_retry_min: float = field(default=0.002, validator=_is_seconds)
+    """An announce, or a farewell, without echo is repeated after this, then after twice as long ..."""
     announce_interval: float = field(default=1.0, validator=_is_seconds)
-    """An announce without echo is repeated after 2, 4, 8 ... ms, up to this."""
+    """... up to this."""
     beacon_interval: float = field(default=30.0, validator=_is_seconds)
     """An announce is repeated this often as long as we live."""
     beacon_jitter: float = field(default=0.2, validator=_jitter)
@@ -71,6 +87,8 @@ class PeerConfig:
     """How long leaving waits for the echo of our farewell."""
     relay_retry_interval: float = field(default=2.0, validator=_is_seconds)
     """While a proxy is heard but does not hear us, its publish endpoint is connected anew this often."""
+    welcome_retry_interval: float = field(default=0.1, validator=_is_seconds)
+    """Where several publish endpoints were named for one proxy, each is tried that long, in turn."""
     answer_delay_per_peer: float = field(default=0.001, validator=_is_seconds_or_zero)
     """A newcomer is answered after a random part of this times the number of known peers ..."""
     answer_delay_max: float = field(default=0.1, validator=_is_seconds_or_zero)
@@ -89,6 +107,10 @@ class PeerConfig:
     """libzmq tries a broken connection again after this (at random up to twice this) ..."""
     reconnect_interval_max: float = field(default=2.0, validator=_is_seconds)
     """... doubling up to this."""
+    probe_delays: tuple[float, ...] = field(
+        default=(0.0, 0.002, 0.005, 0.010, 0.020), converter=_delays, validator=deep_iterable(_is_seconds_or_zero)
+    )
+    """A link that broke is probed after these times, then every ``reconnect_interval``."""
     probe_timeout: float = field(default=0.2, validator=_is_seconds)
     """A probe without answer is undecided after this."""
     zombie_after: float = field(default=0.1, validator=_is_seconds)
@@ -99,6 +121,14 @@ class PeerConfig:
     """ZMTP heartbeat on the proxy channel ..."""
     proxy_heartbeat_timeout: float = field(default=15.0, validator=_is_seconds)
     """... and how long silence is borne there."""
+    tcp_timeout: float = field(default=10.0, validator=_is_seconds)
+    """What TCP sent on the data channel may stay unacknowledged for that long (``ZMQ_TCP_MAXRT``)."""
+    tcp_keepalive_idle: float = field(default=60.0, validator=_is_seconds)
+    """A connection that is silent for that long is probed by TCP, to the second ..."""
+    tcp_keepalive_interval: float = field(default=10.0, validator=_is_seconds)
+    """... that often ..."""
+    tcp_keepalive_count: int = field(default=3, validator=_is_count)
+    """... and ends after so many probes without an answer."""
     link_retry_min: float = field(default=0.01, validator=_is_seconds)
     """A link message without answer is repeated after this, then after twice as long ..."""
     link_retry_max: float = field(default=1.0, validator=_is_seconds)
@@ -121,6 +151,10 @@ class PeerConfig:
     """Peers that left and that no late announce may revive."""
     max_strangers: int = field(default=4_096, validator=_is_count)
     """Subscribers whose announce we have not had."""
+    max_welcomes: int = field(default=8, validator=_is_count)
+    """Publish endpoints of one proxy that are tried in turn."""
+    max_lookups: int = field(default=64, validator=_is_count)
+    """Announces that wait until the name of their host is looked up."""
     max_topics: int = field(default=65_536, validator=_is_count)
     """Topics whose sequence numbers a publisher keeps."""
     max_probes: int = field(default=64, validator=_is_count)

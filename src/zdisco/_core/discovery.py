@@ -43,12 +43,6 @@ from .timers import Timers
 from .wire import Announce, Farewell, Welcome, decode, encode
 
 MAX_INCARNATION = 2**63 - 1
-MAX_WELCOMES = 8
-"""Publish endpoints of one proxy that are tried in turn."""
-NEXT_WELCOME = 0.1
-"""Seconds that each of them gets to answer."""
-MAX_UNRESOLVED = 64
-"""Announces that wait for a look-up of their host name."""
 
 
 class Stage(Enum):
@@ -72,8 +66,6 @@ class Alarm(Enum):
 Deadline: TypeAlias = tuple[Alarm, Endpoint]
 
 EVERYBODY: Endpoint = ""
-FIRST_RETRY = 0.002
-"""The first repeat; each further one waits twice as long."""
 
 
 @define(eq=False)
@@ -182,7 +174,7 @@ class Discovery:
         known = [relay.endpoint, *(endpoint for _, endpoint in relay.others)]
         if welcome.endpoint in known:
             return []
-        if len(known) >= MAX_WELCOMES:
+        if len(known) >= self.config.max_welcomes:
             return [Dropped(Drop.FORGED_WELCOME, welcome.endpoint)]
         relay.others.append((welcome.id, welcome.endpoint))
         if len(relay.others) == 1:
@@ -191,7 +183,7 @@ class Discovery:
 
     def _relay_retry(self, relay: Relay) -> float:
         """Seconds until the publish endpoint is connected anew, or another one tried."""
-        return NEXT_WELCOME if relay.others else self.config.relay_retry_interval
+        return self.config.welcome_retry_interval if relay.others else self.config.relay_retry_interval
 
     def relay_up(self, proxy: Endpoint, now: float) -> list[Output]:
         """The proxy subscribed to us at its publish endpoint: from now on nothing is lost on the way to it."""
@@ -228,7 +220,7 @@ class Discovery:
         if relay.state is RelayState.MUTE:
             self._timers.arm(again, now + self._relay_retry(relay))
         elif relay.state is RelayState.ANNOUNCING and self.stage is Stage.STARTED:
-            relay.retry = FIRST_RETRY
+            relay.retry = self.config.announce_retry_min
             return self._repeat_announce(relay, now)
         return []
 
@@ -268,7 +260,7 @@ class Discovery:
 
     def _resolve(self, announce: Announce) -> list[Output]:
         name = announce.info.endpoint
-        if name not in self._unresolved and len(self._unresolved) >= MAX_UNRESOLVED:
+        if name not in self._unresolved and len(self._unresolved) >= self.config.max_lookups:
             return [Dropped(Drop.TABLE_FULL, "names to look up")]
         is_new = name not in self._unresolved
         self._unresolved[name] = announce
@@ -366,7 +358,7 @@ class Discovery:
         outputs: list[Output] = [SendData(control_frame(ALL, Kind.FAREWELL, self.me.info.id, self.me.session, body))]
         for relay in self._relays.values():
             self._timers.cancel((Alarm.ANNOUNCE, relay.proxy))
-            relay.retry = FIRST_RETRY
+            relay.retry = self.config.announce_retry_min
             if relay.echoes:
                 self._farewells.add(relay.proxy)
                 outputs += self._repeat_farewell(relay, now)

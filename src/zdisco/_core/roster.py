@@ -46,9 +46,6 @@ from .model import Endpoint, LinkState, PeerId, PeerInfo, Probe, ReconnectStop
 from .timers import Timers
 from .wire import Announce, Farewell
 
-PROBE_DELAYS = (0.0, 0.002, 0.005, 0.010, 0.020)
-"""A dying process still accepts for a moment, so one probe is not enough."""
-
 EPOCHS = 1 << 16
 EVERY_INCARNATION = 1 << 64
 """The tombstone of a classic peer, which has no incarnation."""
@@ -372,15 +369,19 @@ class Roster:
                 self._timers.arm((Alarm.PROBE, link.key), self._next_probe(link, now))
         return outputs
 
-    @staticmethod
-    def _may_have_said_farewell(link: Link) -> bool:
+    def _may_have_said_farewell(self, link: Link) -> bool:
         # A classic peer says it through the proxy alone and ends when it comes back to itself, so
         # the end of its link may be here before it.
-        return link.announce.is_classic and link.state is not LinkState.ANNOUNCED and link.probes < len(PROBE_DELAYS)
+        return (
+            link.announce.is_classic
+            and link.state is not LinkState.ANNOUNCED
+            and link.probes < len(self.config.probe_delays)
+        )
 
     def _next_probe(self, link: Link, now: float) -> float:
-        if link.down_since is not None and link.probes < len(PROBE_DELAYS):
-            return max(now, link.down_since + PROBE_DELAYS[link.probes])
+        # A dying process still accepts for a moment, so one probe is not enough.
+        if link.down_since is not None and link.probes < len(self.config.probe_delays):
+            return max(now, link.down_since + self.config.probe_delays[link.probes])
         return now + self.config.reconnect_interval
 
     def _give_up_all(self, endpoint: Endpoint, signal: Signal, now: float) -> list[Output]:

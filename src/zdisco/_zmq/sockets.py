@@ -440,9 +440,9 @@ def _common(context: ZmqContext, kind: int, config: PeerConfig) -> ZmqSocket:
         zmq.RECONNECT_IVL_MAX: milliseconds(config.reconnect_interval_max),
         zmq.LINGER: milliseconds(config.linger),
         zmq.TCP_KEEPALIVE: 1,
-        zmq.TCP_KEEPALIVE_IDLE: 60,
-        zmq.TCP_KEEPALIVE_INTVL: 10,
-        zmq.TCP_KEEPALIVE_CNT: 3,
+        zmq.TCP_KEEPALIVE_IDLE: max(1, round(config.tcp_keepalive_idle)),
+        zmq.TCP_KEEPALIVE_INTVL: max(1, round(config.tcp_keepalive_interval)),
+        zmq.TCP_KEEPALIVE_CNT: config.tcp_keepalive_count,
     }
     return _with(socket, options)
 
@@ -465,7 +465,7 @@ def data_pub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
         zmq.RCVHWM: 0,
         zmq.MAXMSGSIZE: MAX_SUBSCRIPTION,
         zmq.BACKLOG: BACKLOG,
-        zmq.TCP_MAXRT: 10_000,
+        zmq.TCP_MAXRT: milliseconds(config.tcp_timeout),
     }
     return _with(_common(context, zmq.XPUB, config), options)
 
@@ -480,7 +480,7 @@ def data_sub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
         zmq.RCVHWM: config.receive_hwm,
         zmq.SNDHWM: 0,  # it would limit the number of subscriptions
         zmq.LINGER: 0,  # a disconnect would linger, too, and go on retrying so long
-        zmq.TCP_MAXRT: 10_000,
+        zmq.TCP_MAXRT: milliseconds(config.tcp_timeout),
     }
     return _with(_common(context, zmq.SUB, config), options)
 
