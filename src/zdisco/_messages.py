@@ -17,6 +17,7 @@ from attrs import define, field
 
 from ._core.actions import Drop
 from ._core.envelope import (
+    HEADER,
     NUMBER,
     PREFIX_SIZE,
     ControlFrame,
@@ -83,7 +84,7 @@ class Publications:
         if len(self._topics) >= self._limit:
             del self._topics[next(iter(self._topics))]
             # A topic that comes back begins at 1 again, in a stream of its own.
-            self._stream += 1
+            self._stream = (self._stream + 1) & 0xFFFFFFFF
         outgoing = self._topics[topic] = _Outgoing(data_prefix(raw, self._id, self._session, self._stream))
         return outgoing
 
@@ -145,17 +146,20 @@ class Subscriptions:
         for frame in frames:
             end = frame.find(b"\0") + 1
             prefix = frame[: end + PREFIX_SIZE]
-            route = routes.get(prefix)
+            # What is cut off behind the prefix has neither kind nor number; `split` says what it is.
+            route = routes.get(prefix) if len(frame) >= end + HEADER.size else None
             if route is None:
                 route = self._find(frame, prefix)
                 if route is None:
                     continue
-            # Kind TAIL only says that a topic rests; it carries nothing for the reader.
-            if frame[end + PREFIX_SIZE] == Kind.DATA:
+            kind = frame[end + PREFIX_SIZE]
+            if kind == Kind.DATA:
                 message = Message(route.sender, route.topic, frame[end + PREFIX_SIZE + NUMBER.size :])
                 for stream in route.streams:
                     stream.append(message)
                 touched.update(route.streams)
+            elif kind != Kind.TAIL:  # which only says that a topic rests; it carries nothing for the reader
+                self._dropped(Drop.MALFORMED_CONTROL, f"data frame of kind {kind}")
         for stream in touched:
             if lost := stream.settle():
                 self._dropped(Drop.STREAM_FULL, f"{lost} messages")

@@ -47,6 +47,10 @@ NUMBER = Struct(">BQ")
 
 ALL = b"\xfe"
 """The control topic that every peer subscribes to."""
+TOPIC_LIMIT = 1024
+"""Bytes of an ordinary topic. libzmq keeps subscriptions in a tree with a level for each byte,
+which it takes down by recursion: 200,000 levels end the process."""
+
 _INBOX = b"\xff"
 _INBOX_SIZE = 17
 _MARKER = Struct(">c16s4sI")
@@ -121,16 +125,19 @@ def check_topic(topic: str) -> bytes:
 
     Raises:
         TypeError: If it is not text.
-        ValueError: If it holds a NUL, which ends a topic in a frame, or cannot be UTF-8.
+        ValueError: If it holds a NUL, which ends a topic in a frame, cannot be UTF-8, or is too long.
     """
     if not isinstance(topic, str):
         raise TypeError(f"a topic is text, not {type(topic).__name__}: {topic!r}")
     if "\0" in topic:
         raise ValueError(f"topic {topic!r} holds a NUL")
     try:
-        return topic.encode()
+        raw = topic.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"topic {topic!r} holds a surrogate") from error
+    if len(raw) > TOPIC_LIMIT:
+        raise ValueError(f"a topic has at most {TOPIC_LIMIT} bytes of UTF-8, not {len(raw)}: {topic[:20]!r}...")
+    return raw
 
 
 def data_prefix(topic: bytes, sender: PeerId, session: bytes, stream: int) -> bytes:

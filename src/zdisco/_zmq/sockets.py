@@ -3,8 +3,9 @@
 Rule 1: between reading a frame and handing it to the caller there is no ``await``, so a
 cancelled receive loses nothing.
 
-Rule 2: the descriptor tells edges only, so a reader waits only after it has seen EAGAIN. What
-may swallow the edge of a waiting reader (a send) schedules a re-check of its own.
+Rule 2: the descriptor tells edges only, so a reader waits only after it has seen EAGAIN. A send
+may swallow an edge: while the reader waits it schedules a re-check, else it makes the reader read
+once more before it waits.
 
 Rule 3: `Socket.receive_nowait` never stops in the middle of a multipart message. Therefore no
 multipart message is ever half read when a connection is taken down, which would end the process.
@@ -38,7 +39,7 @@ ZmqSocket: TypeAlias = "zmq.Socket[bytes]"
 MAX_SOCKETS = 4096
 MAX_DISCOVERY_MESSAGE = 1 << 20
 """Bytes; libzmq ends the connection of whoever sends more on a discovery socket."""
-MAX_SUBSCRIPTION = 1 << 20
+MAX_SUBSCRIPTION = 1 << 16
 """Bytes; libzmq ends the connection of whoever sends more to `dataPub`, before it makes room for it."""
 BACKLOG = 4096
 """With libzmq's 100 it costs a second when many peers connect at once."""
@@ -280,7 +281,9 @@ class Socket:
         except zmq.ZMQError as error:
             raise ClosedError(self.name) from error
         finally:
-            if self._waiting and not self._checking:
+            if not self._waiting:
+                self.drained = False  # the send may have swallowed an edge: read again before waiting
+            elif not self._checking:
                 self.sent()
         return True
 
