@@ -82,7 +82,7 @@ class Scene:
     events: Stream[Event]
 
     def assert_nobody_left(self) -> None:
-        self.events.end()
+        self.events._end()
         assert not [event for event in self.events._queue if isinstance(event, PeerGone | PeerSuspected)]
 
 
@@ -473,7 +473,7 @@ async def test_a_flood_of_forged_announces_stays_within_the_bounds() -> None:
         assert at.target.dropped[Drop.TABLE_FULL] > 0
         assert max(most, len(at.target._opened.core.roster)) <= config.max_peers
         assert at.target.peers.keys() == {friend.id}
-        events.end()
+        events._end()
         assert not [event async for event in events if isinstance(event, PeerGone)]
 
 

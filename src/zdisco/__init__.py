@@ -11,6 +11,7 @@ from ._core.errors import (
     InvalidEndpoint,
     MalformedMessage,
     ProxySighting,
+    SocketLimitError,
     ZdiscoError,
 )
 from ._core.events import (
@@ -60,6 +61,7 @@ __all__ = [
     "ProxySighting",
     "ReconnectStop",
     "SocketEvent",
+    "SocketLimitError",
     "Stream",
     "Subscription",
     "ZdiscoError",

@@ -48,7 +48,7 @@ class ProxyChannel(ABC):
 
     @abstractmethod
     async def run(self, listener: ProxyListener) -> None:
-        """Connect, and tell ``listener`` what happens until cancelled. Cancellation: safe, at any time."""
+        """Tell ``listener`` what happens until cancelled. Cancellation: safe, at any time."""
 
     @abstractmethod
     def follow(self, relay: Endpoint) -> None:
@@ -153,12 +153,18 @@ class Network(ABC):
         """Bind a data channel at ``host``, or else at the local address that routes to the first proxy.
 
         Raises:
-            BindError: If the address cannot be bound.
+            BindError: If the address cannot be bound, or none leads to a proxy.
+            SocketLimitError: If there are no sockets or descriptors left.
         """
 
     @abstractmethod
     def proxy_channel(self, endpoint: Endpoint) -> ProxyChannel:
-        """Make the channel to one proxy; it connects when it runs."""
+        """Make the channel to one proxy, which connects at once.
+
+        Raises:
+            InvalidEndpoint: If it cannot connect to such an endpoint.
+            SocketLimitError: If there are no sockets or descriptors left.
+        """
 
     @abstractmethod
     async def resolve(self, endpoint: Endpoint) -> Endpoint | None:

@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
+from typing import assert_never
 
 import anyio
 import anyio.abc
@@ -25,8 +26,18 @@ from ._core.config import PeerConfig
 from ._core.discovery import Discovery
 from ._core.envelope import ControlFrame
 from ._core.errors import MalformedMessage, ProxySighting
-from ._core.events import Event
-from ._core.model import Endpoint
+from ._core.events import (
+    Event,
+    EventsDropped,
+    PeerGone,
+    PeerJoined,
+    PeerRecovered,
+    PeerSuspected,
+    PeerUpdated,
+    ProxyFound,
+    ProxyLost,
+)
+from ._core.model import Endpoint, LinkState
 from ._core.relay import Relay
 from ._core.wire import Announce, decode
 from ._zmq.monitor import MonitorEvent, SocketEvent
@@ -63,6 +74,7 @@ class Driver:
     ) -> None:
         self.core = Discovery(me, [proxy.endpoint for proxy in proxies], config, random.random)
         self.data = data
+        self._config = config
         self.observed = observe
         self.data_frames = deliver
         self._tell = tell
@@ -73,10 +85,23 @@ class Driver:
         self._probing: set[Endpoint] = set()
         self._probes = anyio.CapacityLimiter(config.max_probes)
         self._changed: anyio.Event | None = None
+        self.is_closed = False
+        """Whether `close` was called: nothing changes any more."""
         self._alarm = anyio.Event()
         self._sleeps_until = float("-inf")
         self._opens = False
         self.perform(self.core.start())
+
+    @property
+    def present(self) -> list[Event]:
+        """What a reader of events who comes now has to know of the peers that are there."""
+        events: list[Event] = []
+        for link in self.core.roster.links:
+            if link.state in (LinkState.JOINED, LinkState.SUSPECT):
+                events.append(PeerJoined(link.peer))
+            if link.state is LinkState.SUSPECT:
+                events.append(PeerSuspected(link.peer))
+        return events
 
     @property
     def drops(self) -> Mapping[Drop, int]:
@@ -112,19 +137,44 @@ class Driver:
                 await self._alarm.wait()
             self._sleeps_until = float("-inf")
 
-    def close_proxies(self) -> None:
-        """Close the proxy channels."""
+    def close(self) -> None:
+        """Close the proxy channels and wake all who wait for a change."""
+        self.is_closed = True
         for side in self._proxies.values():
             side.channel.close()
+        self._notify()
 
     async def changed(self) -> None:
-        """Wait until something came in. Cancellation: safe."""
+        """Wait until something came in, or `close`. Cancellation: safe."""
         if self._changed is None:
             self._changed = anyio.Event()
         await self._changed.wait()
 
-    def notify(self) -> None:
-        """Let those look again who wait for a change."""
+    async def in_force(self) -> None:
+        """Wait until what was subscribed so far is in force at every peer that relies on us.
+
+        All that is subscribed in one turn of the event loop shares one marker. A confirmation may
+        be lost where the peer's queue to us is full, so the marker is repeated. A peer that hangs
+        holds us up for ``suspect_timeout`` at the most.
+
+        Cancellation: safe.
+        """
+        wanted = self.core.roster.marker + 1
+        await anyio.lowlevel.checkpoint()
+        if self.core.roster.marker < wanted:
+            self.perform(self.core.roster.next_marker())
+        with anyio.move_on_after(self._config.suspect_timeout):
+            while self._lacks(wanted):
+                with anyio.move_on_after(self._config.link_retry_max) as scope:
+                    while self._lacks(wanted):
+                        await self.changed()
+                if scope.cancelled_caught:
+                    self.perform(self.core.roster.next_marker())
+
+    def _lacks(self, marker: int) -> bool:
+        return not self.is_closed and self.core.roster.unconfirmed(marker) > 0
+
+    def _notify(self) -> None:
         changed, self._changed = self._changed, None
         if changed is not None:
             changed.set()
@@ -149,7 +199,7 @@ class Driver:
             if deadline <= now:
                 self.perform(self.core.tick(now))
             self._alarm.set()
-        self.notify()
+        self._notify()
 
     def perform(self, outputs: Sequence[Output]) -> None:
         """Do what the core asked for."""
@@ -186,9 +236,14 @@ class Driver:
                         self._start(self._probe, endpoint)
                 case actions.ResolveEndpoint(endpoint):
                     self._start(self._resolve, endpoint)
-                case _:
+                case (
+                    PeerJoined() | PeerUpdated() | PeerSuspected() | PeerRecovered() | PeerGone()
+                    | ProxyFound() | ProxyLost() | EventsDropped()
+                ):  # fmt: skip
                     logger.debug("%s", output)
                     self._tell(output)
+                case _:
+                    assert_never(output)
 
     def _start(self, function: Callable[[Endpoint], Coroutine[None, None, None]], endpoint: Endpoint) -> None:
         assert self._tasks is not None, "the core asks for this only after an input of a channel"
@@ -237,9 +292,9 @@ class Driver:
         discovery_log.debug("Disconnecting data sub from %s", endpoint)
         self.feed(self.core.drained(endpoint, anyio.current_time()))
 
-    def dropped(self, drop: Drop, detail: str = "") -> None:
+    def dropped(self, drop: Drop, detail: str = "", count: int = 1) -> None:
         """Count what was dropped, and log it for those who look."""
-        self._dropped[drop] += 1
+        self._dropped[drop] += count
         logger.debug("dropped: %s: %s", drop.value, detail)
 
 

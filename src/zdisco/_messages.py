@@ -24,6 +24,7 @@ from ._core.envelope import (
     DataFrame,
     ForeignFrame,
     Kind,
+    check_topic,
     data_frame,
     data_prefix,
     split,
@@ -43,12 +44,12 @@ class MessageStream(Stream[Message]):
         super().__init__(capacity)
         self._prefix = prefix
 
-    def matches(self, topic: bytes) -> bool:
+    def _matches(self, topic: bytes) -> bool:
         """Whether a frame of this topic, NUL included, belongs to the subscription."""
         return topic.startswith(self._prefix)
 
-    def append(self, message: Message) -> None:
-        """Add a message; `settle` must follow in the same step."""
+    def _append(self, message: Message) -> None:
+        """Add a message; `_settle` must follow in the same step."""
         self._queue.append(message)
 
 
@@ -62,7 +63,10 @@ class _Outgoing:
 
 @define(eq=False)
 class Publications:
-    """The topics that we publish and their sequence numbers, which start at 1."""
+    """The topics that we publish and their sequence numbers, which start at 1.
+
+    Beyond the limit the topic that was new longest ago is forgotten.
+    """
 
     _id: PeerId
     _session: bytes
@@ -70,11 +74,19 @@ class Publications:
     _stream: int = 0
     _topics: dict[str, _Outgoing] = field(factory=dict)
 
-    def frame(self, topic: str, payload: bytes, encode: Callable[[str], bytes]) -> bytes:
-        """The frame of the next message of a topic."""
-        outgoing = self._topics.get(topic)
+    def frame(self, topic: str, payload: bytes) -> bytes:
+        """The frame of the next message of a topic.
+
+        Raises:
+            TypeError: If the topic is not text.
+            ValueError: If it is none, see `check_topic`.
+        """
+        try:
+            outgoing = self._topics.get(topic)
+        except TypeError:  # it is not even hashable; `check_topic` says what it is
+            outgoing = None
         if outgoing is None:
-            outgoing = self._add(topic, encode(topic))
+            outgoing = self._add(topic, check_topic(topic))
         # The number counts only what was made: a payload that cannot be joined raises here.
         frame = data_frame(outgoing.prefix, Kind.DATA, outgoing.sequence + 1, payload)
         outgoing.sequence += 1
@@ -105,12 +117,12 @@ class Subscriptions:
     Args:
         sender: Says whose frames carry an id and session; ``None`` if nobody in the roster.
         control: Called with each control frame.
-        dropped: Called with the reason of each frame that goes nowhere.
+        dropped: Called with the reason of what goes nowhere, a detail, and how many.
     """
 
     _sender: Callable[[bytes], PeerInfo | None]
     _control: Callable[[ControlFrame], None]
-    _dropped: Callable[[Drop, str], None]
+    _dropped: Callable[[Drop, str, int], None]
     _streams: list[MessageStream] = field(factory=list)
     _users: dict[bytes, int] = field(factory=dict)
     _routes: dict[bytes, _Route] = field(factory=dict)
@@ -156,20 +168,20 @@ class Subscriptions:
             if kind == Kind.DATA:
                 message = Message(route.sender, route.topic, frame[end + PREFIX_SIZE + NUMBER.size :])
                 for stream in route.streams:
-                    stream.append(message)
+                    stream._append(message)
                 touched.update(route.streams)
             elif kind != Kind.TAIL:  # which only says that a topic rests; it carries nothing for the reader
-                self._dropped(Drop.MALFORMED_CONTROL, f"data frame of kind {kind}")
+                self._dropped(Drop.MALFORMED_CONTROL, f"data frame of kind {kind}", 1)
         for stream in touched:
-            if lost := stream.settle():
-                self._dropped(Drop.STREAM_FULL, f"{lost} messages")
+            if lost := stream._settle():
+                self._dropped(Drop.STREAM_FULL, f"{lost} messages", lost)
 
     def _find(self, frame: bytes, prefix: bytes) -> _Route | None:
         """The route of a frame that is the first of its kind; a frame that has none is dealt with here."""
         try:
             parts = split(frame)
         except MalformedMessage as error:
-            self._dropped(Drop.MALFORMED_CONTROL, error.reason)
+            self._dropped(Drop.MALFORMED_CONTROL, error.reason, 1)
             return None
         match parts:
             case ControlFrame():
@@ -183,7 +195,7 @@ class Subscriptions:
     def _route(self, frame: DataFrame, prefix: bytes) -> _Route | None:
         sender = self._sender(frame.sender + frame.session)
         if sender is None:
-            self._dropped(Drop.UNKNOWN_SENDER, frame.sender.hex())
+            self._dropped(Drop.UNKNOWN_SENDER, frame.sender.hex(), 1)
             return None
         if len(self._routes) >= _ROUTES:
             self._routes.clear()
@@ -194,11 +206,11 @@ class Subscriptions:
     def _deliver_foreign(self, frame: ForeignFrame) -> None:
         message = Message(None, _text(frame.topic), frame.payload)
         for stream in self._matching(frame.payload):
-            if lost := stream.push([message]):
-                self._dropped(Drop.STREAM_FULL, f"{lost} messages")
+            if lost := stream._push([message]):
+                self._dropped(Drop.STREAM_FULL, f"{lost} messages", lost)
 
     def _matching(self, topic: bytes) -> tuple[MessageStream, ...]:
-        return tuple(stream for stream in self._streams if stream.matches(topic))
+        return tuple(stream for stream in self._streams if stream._matches(topic))
 
 
 def _text(topic: bytes) -> str:

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
@@ -27,6 +28,7 @@ from ._background import Background
 from ._channels import DataChannel, Network
 from ._core.actions import Drop
 from ._core.config import PeerConfig
+from ._core.discovery import Stage
 from ._core.endpoints import TcpEndpoint, numeric, parse
 from ._core.envelope import check_topic
 from ._core.errors import ClosedError, DiscoveryTimeout, FarewellTimeout, InvalidEndpoint
@@ -44,7 +46,7 @@ from ._core.wire import Announce, encode
 from ._driver import Driver
 from ._messages import MessageStream, Publications, Subscriptions
 from ._streams import Stream
-from ._zmq.monitor import MonitorEvent, SocketEvent
+from ._zmq.monitor import MonitorEvent, SocketEvent, socket_events
 from ._zmq.network import ZmqNetwork, local_address_towards
 
 logger = logging.getLogger("zdisco")
@@ -52,8 +54,7 @@ logger = logging.getLogger("zdisco")
 T = TypeVar("T")
 
 _PEER_EVENTS = (PeerJoined, PeerUpdated, PeerSuspected, PeerRecovered, PeerGone)
-_UNBOUND = "tcp://127.0.0.1:1"
-"""Stands for our data endpoint until it is bound."""
+_ELSEWHERE = "a peer is used in the thread and the event loop in which it was entered"
 _TURN = 256
 """Messages that a publisher sends before it lets others run."""
 
@@ -77,7 +78,8 @@ class Peer:
         headers: Text to text, announced to all.
         groups: Names of groups, announced to all.
         cluster: Only peers of the same cluster link.
-        id: Names this peer; random unless given.
+        id: Names this peer; random unless given. No two running peers may have the same one: each would
+            replace the other, again and again.
         host: Local address to bind the data channel to; by default the one that routes to the first proxy.
         port: Port of the data channel; by default an ephemeral one.
         advertise: Host, or ``tcp`` endpoint, that the others connect to, where it differs from the bound one.
@@ -91,10 +93,12 @@ class Peer:
         TypeError: If an argument is of the wrong type.
         ValueError: If ``port`` is none.
 
-    Entering the block raises `BindError` if the data channel cannot be bound, and
-    `DiscoveryTimeout` if no proxy relayed us in time. A peer is entered once. Cancellation while
-    entering or leaving is safe: everything is closed; the others notice by the broken link, as
-    after a crash.
+    Entering the block raises `BindError` if the data channel cannot be bound, or if no local
+    address leads to a proxy, `SocketLimitError` if no descriptors are left, and
+    `DiscoveryTimeout` if no proxy relayed us in time. A peer is entered once, and used in the
+    thread and the event loop in which it was entered; elsewhere it raises `RuntimeError`.
+    Cancellation while entering or leaving is safe: everything is closed; the others notice by
+    the broken link, as after a crash.
     """
 
     def __init__(
@@ -114,22 +118,26 @@ class Peer:
         network: Callable[[PeerConfig], Network] = ZmqNetwork,
     ) -> None:
         self._proxies = _proxy_endpoints(proxies)
-        self._config = PeerConfig() if config is None else config
+        self._config = PeerConfig() if config is None else _of_type("config", config, PeerConfig)
         self._host, self._port, self._advertise = _host(host), _port(port), advertise
-        endpoint = _UNBOUND if advertise is None else _advertised(advertise, 1)
+        if advertise is not None:
+            _advertised(advertise, 1)
+        if not callable(network):
+            raise TypeError(f"network must make a network of a PeerConfig, not {network!r}")
         info = PeerInfo(
             id=uuid4() if id is None else _of_type("id", id, UUID),
-            endpoint=endpoint,
+            endpoint="",
             name=_of_type("name", name, str),
             headers=_text_pairs("headers", {} if headers is None else headers),
-            groups=_texts("groups", groups),
+            groups=frozenset(_several("groups", groups)),
             cluster=_of_type("cluster", cluster, str),
             incarnation=time.time_ns() // 1_000_000,
             host=socket.gethostname(),
             pid=os.getpid(),
         )
         self._me = Announce(info, _new_session())
-        encode(self._me)  # whether it fits is the caller's business, so it raises here
+        # Whether it fits is the caller's business, so it raises here; the endpoint has room of its own.
+        encode(evolve(self._me, info=evolve(info, endpoint="tcp://127.0.0.1:1")))
         self._wait = wait
         self._new_network = network
         self._network: Network | None = None
@@ -138,11 +146,18 @@ class Peer:
         self._background: Background | None = None
         self._drops: Mapping[Drop, int] = MappingProxyType({})
         self._was_entered = False
+        self._is_closed = False
+        self._thread = 0
+        self._loop: object = None
         self._sent = 0
         self._publications = Publications(info.id, self._me.session, self._config.max_topics)
         self._subscriptions: Subscriptions | None = None
         self._event_streams: WeakSet[Stream[Event]] = WeakSet()
         self._monitor_streams: WeakSet[_SocketEvents] = WeakSet()
+
+    def __repr__(self) -> str:
+        me = self.me
+        return f"<zdisco.Peer {me.name or 'without a name'} {me.id} {me.endpoint or 'not open'}>"
 
     # What can be asked
 
@@ -153,14 +168,15 @@ class Peer:
 
     @property
     def me(self) -> PeerInfo:
-        """What we say about ourselves; its ``endpoint`` holds from when the block is entered."""
+        """What we say about ourselves; its ``endpoint`` is empty until the block is entered."""
         return self._me.info if self._driver is None else self._driver.core.info
 
     @property
     def peers(self) -> Mapping[UUID, PeerInfo]:
         """The joined peers by id, ourselves not among them: a read-only view that follows the events.
 
-        A suspect peer is not in it: what is published now may not reach it.
+        A suspect peer is not in it: what is published now may not reach it. Empty before the block
+        is entered, and after it.
         """
         return MappingProxyType({}) if self._driver is None else self._driver.core.joined
 
@@ -180,26 +196,31 @@ class Peer:
 
         Raises:
             TimeoutError: If it did not become true in time.
+            TypeError: If ``wanted`` or ``timeout`` is of the wrong type.
             ClosedError: If the peer is not open, or is closed meanwhile.
 
         Cancellation: safe.
         """
-
-        def holds() -> bool:
-            peers = self._opened.core.joined
-            return wanted(peers) if callable(wanted) else len(peers) >= wanted
-
-        with anyio.fail_after(timeout):
-            await anyio.lowlevel.checkpoint()
-            while not holds():
+        number = 0 if callable(wanted) else _of_type("wanted", wanted, int)
+        seconds = None if timeout is None else _seconds(timeout)
+        await anyio.lowlevel.checkpoint()
+        with anyio.move_on_after(seconds):
+            while not (
+                wanted(self._opened.core.joined) if callable(wanted) else len(self._opened.core.joined) >= number
+            ):
                 await self._opened.changed()
+            return
+        joined = len(self._opened.core.joined)
+        short = f"{joined} peers joined" if callable(wanted) else f"{joined} of {number} peers joined"
+        raise TimeoutError(f"{short} within {seconds:g} s")
 
     # Life
 
     async def __aenter__(self) -> Self:
         if self._was_entered:
-            raise ClosedError("peer")
+            raise ClosedError("peer", "was entered before: make a new one")
         self._was_entered = True
+        self._thread, self._loop = threading.get_ident(), anyio.lowlevel.current_token()
         try:
             await self._open()
             if self._wait:
@@ -214,7 +235,8 @@ class Peer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            await self.leave()
+            if not self._is_closed:
+                await self.leave()
         except FarewellTimeout as timeout:
             logger.warning("%s", timeout)
         finally:
@@ -231,7 +253,7 @@ class Peer:
         )
         self._drops = driver.drops
         self._subscriptions = Subscriptions(driver.core.roster.sender, driver.control, driver.dropped)
-        self._background = Background(driver.run)
+        self._background = Background(driver.run, self._shut)
         await self._background.start()
 
     async def _endpoint_to_announce(self, bound: Endpoint) -> Endpoint:
@@ -241,25 +263,26 @@ class Peer:
         try:
             return numeric(bound) or bound
         except InvalidEndpoint:  # bound to all interfaces
-            return str(TcpEndpoint(await local_address_towards(self._proxies[0]), port))
+            return str(TcpEndpoint(await local_address_towards(self._proxies), port))
 
     async def _close(self) -> None:
         try:
             if self._background is not None:
                 await self._background.stop()
         finally:
-            driver, self._driver = self._driver, None
-            self._end_streams()
-            if driver is not None:
-                driver.notify()
-                driver.close_proxies()
+            self._shut()
             with anyio.CancelScope(shield=True):
                 await self._close_network()
 
-    def _end_streams(self) -> None:
+    def _shut(self) -> None:
+        """Let nobody use us, or wait for us, any more."""
+        self._is_closed = True
+        driver, self._driver = self._driver, None
         streams: list[Stream[Any]] = [*self._event_streams, *self._monitor_streams]
         for stream in streams + list(self._subscriptions or ()):
-            stream.end()
+            stream._end()
+        if driver is not None:
+            driver.close()
 
     async def _close_network(self) -> None:
         data, self._data = self._data, None
@@ -279,35 +302,39 @@ class Peer:
 
         Raises:
             DiscoveryTimeout: If it did not; says of each proxy what was seen.
-            ClosedError: If the peer is not open, or is closed meanwhile.
+            TypeError: If ``timeout`` is no number.
+            ClosedError: If the peer is not open, or is closed meanwhile, or is leaving.
 
         Cancellation: safe; we go on announcing, and it may be called again.
         """
-        seconds = self._config.discovery_timeout if timeout is None else timeout
+        seconds = self._config.discovery_timeout if timeout is None else _seconds(timeout)
+        await anyio.lowlevel.checkpoint()
         with anyio.move_on_after(seconds):
-            await anyio.lowlevel.checkpoint()
-            while not self._opened.core.is_found:
-                await self._opened.changed()
-        if not self._opened.core.is_found:
-            raise DiscoveryTimeout(seconds, self._opened.sightings)
+            while not self._staying.core.is_found:
+                await self._staying.changed()
+        if not self._staying.core.is_found:
+            raise DiscoveryTimeout(seconds, self._staying.sightings)
 
     async def leave(self) -> None:
         """Say farewell, and wait until every proxy that hears us has relayed it.
 
         When this returns, every peer that the proxies reach has been told. From the call on we
-        announce ourselves no more; leaving the block closes the rest.
+        announce, publish and subscribe no more, and nobody joins us; leaving the block closes the
+        rest.
 
         Raises:
             FarewellTimeout: If a farewell did not come back within ``farewell_timeout`` seconds.
-            ClosedError: If the peer is not open.
+            ClosedError: If the peer is not open, or is closed meanwhile.
 
         Cancellation: safe. The farewell has been sent once; nobody waits for its echo.
         """
         driver = self._opened
         driver.feed(driver.core.leave(anyio.current_time()))
         with anyio.move_on_after(self._config.farewell_timeout):
-            while driver.core.unheard_farewells and self._driver is driver:
+            while driver.core.unheard_farewells and not driver.is_closed:
                 await driver.changed()
+        if driver.is_closed:
+            raise ClosedError("peer")
         if unheard := driver.core.unheard_farewells:
             raise FarewellTimeout(self._config.farewell_timeout, tuple(sorted(unheard)))
 
@@ -315,20 +342,32 @@ class Peer:
     def _opened(self) -> Driver:
         if self._driver is None:
             raise ClosedError("peer")
+        if self._thread != threading.get_ident() or self._loop != anyio.lowlevel.current_token():
+            raise RuntimeError(_ELSEWHERE)
         return self._driver
+
+    @property
+    def _staying(self) -> Driver:
+        driver = self._opened
+        if driver.core.stage is not Stage.STARTED:
+            raise ClosedError("peer", "is leaving")
+        return driver
 
     # Streams
 
     def events(self) -> Stream[Event]:
         """What happens from now on, after a `PeerJoined` for each peer that is there already.
 
-        A reader that is more than ``event_capacity`` events behind loses the oldest and gets one
-        `EventsDropped` in their place. May be called before the block is entered. Ends when the
-        peer is closed.
+        A `PeerSuspected` follows for one that is suspect. A reader that is more than
+        ``event_capacity`` events behind loses the oldest and gets one `EventsDropped` in their
+        place. May be called before the block is entered. Ends when the peer is closed.
         """
         stream: Stream[Event] = Stream(self._config.event_capacity, EventsDropped)
-        stream.push(PeerJoined(peer) for peer in self.peers.values())
+        if self._driver is not None:
+            stream._push(self._driver.present)
         self._event_streams.add(stream)
+        if self._is_closed:
+            stream._end()
         return stream
 
     def monitor(self, events: SocketEvent | int = SocketEvent.ALL) -> Stream[MonitorEvent | EventsDropped]:
@@ -345,11 +384,7 @@ class Peer:
             TypeError: If ``events`` is no number.
             ValueError: If ``events`` is empty or has unknown bits.
         """
-        if isinstance(events, bool) or not isinstance(events, int):
-            raise TypeError(f"events must be a SocketEvent, not {events!r}")
-        if not 0 < events <= SocketEvent.ALL:
-            raise ValueError(f"events must be a combination of SocketEvent's, not {int(events):#x}")
-        stream = _SocketEvents(SocketEvent(events), self._config.event_capacity)
+        stream = _SocketEvents(socket_events(events), self._config.event_capacity)
         self._monitor_streams.add(stream)
         return stream
 
@@ -357,7 +392,7 @@ class Peer:
         if isinstance(event, _PEER_EVENTS) and self._subscriptions is not None:
             self._subscriptions.forget_routes()
         for stream in self._event_streams:
-            stream.push([event])
+            stream._push([event])
 
     def _observe(self, event: MonitorEvent) -> None:
         for stream in self._monitor_streams:
@@ -366,7 +401,7 @@ class Peer:
     # Messages
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        """Send a message to every peer that subscribed to a prefix of ``topic``.
+        """Send a message to every other peer that subscribed to a prefix of ``topic``.
 
         A peer whose queue is full (``send_hwm`` messages) does not get it; nobody else is held up.
 
@@ -376,27 +411,32 @@ class Peer:
 
         Raises:
             TypeError: If ``topic`` is not text or ``payload`` not bytes.
-            ValueError: If ``topic`` holds a NUL.
-            ClosedError: If the peer is not open.
+            ValueError: If ``topic`` holds a NUL, or has more than 1024 bytes of UTF-8.
+            ClosedError: If the peer is not open, or is leaving.
 
         Cancellation: safe; the message has been sent, or has not.
         """
-        if self._data is None:
-            raise ClosedError("peer")
-        if not isinstance(payload, bytes | bytearray | memoryview):
-            raise TypeError(f"a payload is bytes, not {type(payload).__name__}: {payload!r}")
+        raw = payload if type(payload) is bytes else _bytes(payload)
         self._sent += 1
         if self._sent >= _TURN:
             self._sent = 0
             await anyio.lowlevel.checkpoint()
-        self._data.send(self._publications.frame(topic, payload, check_topic))
+        driver = self._driver
+        if driver is None:
+            raise ClosedError("peer")
+        if driver.core.stage is not Stage.STARTED:
+            raise ClosedError("peer", "is leaving")
+        if self._thread != threading.get_ident():
+            raise RuntimeError(_ELSEWHERE)
+        driver.data.send(self._publications.frame(topic, raw))
 
     def subscribe(self, topic: str, *, exact: bool = False) -> Subscription:
         """Messages whose topic begins with ``topic``; the empty one is for all.
 
         Use it with ``async with``: once entered, the subscription is in force at every peer that
-        relies on us, and a peer that joins later has it before it is joined. A reader that is
-        more than ``stream_capacity`` messages behind loses the oldest; ``dropped`` counts them.
+        relies on us, and a peer that joins later has it before it is joined. A peer that hangs
+        holds the entering up for ``suspect_timeout`` at the most. A reader that is more than
+        ``stream_capacity`` messages behind loses the oldest; ``dropped`` counts them.
 
         Args:
             topic: Text without NUL.
@@ -404,21 +444,19 @@ class Peer:
 
         Raises:
             TypeError: If ``topic`` is not text.
-            ValueError: If ``topic`` holds a NUL.
+            ValueError: If ``topic`` holds a NUL, or has more than 1024 bytes of UTF-8.
         """
         raw = check_topic(topic)
         return Subscription(self, raw + b"\0" if exact else raw, self._config.stream_capacity)
 
     async def _subscribe(self, stream: Subscription, prefix: bytes) -> None:
-        driver = self._opened
+        driver = self._staying
         assert self._subscriptions is not None
         if self._subscriptions.add(stream, prefix):
             driver.data.subscribe(prefix)
-        driver.perform(driver.core.roster.next_marker())
-        marker = driver.core.roster.marker
-        await anyio.lowlevel.checkpoint()
-        while self._driver is driver and driver.core.roster.unconfirmed(marker):
-            await driver.changed()
+        await driver.in_force()
+        if driver.is_closed:
+            raise ClosedError("peer")
 
     def _unsubscribe(self, stream: Subscription, prefix: bytes) -> None:
         assert self._subscriptions is not None
@@ -436,26 +474,34 @@ class Subscription(MessageStream):
     def __init__(self, peer: Peer, prefix: bytes, capacity: int) -> None:
         super().__init__(prefix, capacity)
         self._peer = peer
+        self._was_entered = False
         self._is_registered = False
+        self._is_closed = True
 
     async def __aenter__(self) -> Self:
         """Subscribe, and wait until it is in force at every peer that relies on us.
 
         Raises:
-            ClosedError: If the peer is not open, or this subscription was used before.
+            ClosedError: If the peer is not open, or is leaving, or this subscription was entered before.
 
         Cancellation: safe; then nothing is subscribed.
         """
-        if self._is_registered or self._is_closed:
-            raise ClosedError("subscription")
-        self._peer._opened  # noqa: B018  raises if the peer is not open
-        self._is_registered = True
+        if self._was_entered:
+            raise ClosedError("subscription", "was entered before: make a new one")
+        self._peer._staying  # noqa: B018  raises if the peer cannot subscribe
+        self._was_entered = self._is_registered = True
+        self._is_closed = False
         try:
             await self._peer._subscribe(self, self._prefix)
         except BaseException:
             self._unregister()
             raise
         return self
+
+    def _no_more(self) -> Exception:
+        if self._was_entered:
+            return super()._no_more()
+        return ClosedError("subscription", "is not open: use it with async with")
 
     async def aclose(self) -> None:
         """Unsubscribe; what waits is dropped. Idempotent. Cancellation: safe; it is closed all the same."""
@@ -466,7 +512,7 @@ class Subscription(MessageStream):
         if self._is_registered:
             self._is_registered = False
             self._peer._unsubscribe(self, self._prefix)
-        self.end()
+        self._end()
 
 
 class _SocketEvents(Stream[MonitorEvent | EventsDropped]):
@@ -478,7 +524,7 @@ class _SocketEvents(Stream[MonitorEvent | EventsDropped]):
 
     def offer(self, event: MonitorEvent) -> None:
         if event.event & self._mask:
-            self.push([event])
+            self._push([event])
 
 
 def _new_session() -> bytes:
@@ -487,38 +533,45 @@ def _new_session() -> bytes:
     return session
 
 
-def _proxy_endpoints(proxies: str | Iterable[str]) -> tuple[Endpoint, ...]:
-    if not isinstance(proxies, str | Iterable):
-        raise TypeError(f"proxies must be an endpoint, or several, not {proxies!r}")
-    endpoints = (proxies,) if isinstance(proxies, str) else tuple(proxies)
+def _proxy_endpoints(proxies: object) -> tuple[Endpoint, ...]:
+    endpoints = (proxies,) if isinstance(proxies, str) else _several("proxies", proxies)
     if not endpoints:
-        raise InvalidEndpoint("", "at least one proxy is needed")
+        raise InvalidEndpoint("", "no proxy is given, at least one is needed")
     for endpoint in endpoints:
-        if _of_type("proxies", endpoint, str).startswith("tcp://"):
+        if endpoint.startswith("tcp://"):
             parse(endpoint)
-        elif not endpoint.startswith(("ipc://", "inproc://")):
-            raise InvalidEndpoint(endpoint, "not a tcp, ipc or inproc endpoint")
+        elif not endpoint.startswith("ipc://"):
+            raise InvalidEndpoint(endpoint, "it must begin with tcp:// or ipc://")
     return tuple(dict.fromkeys(endpoints))
 
 
 def _host(host: str | None) -> str | None:
-    if host is not None and _of_type("host", host, str) != "*":
-        try:
-            parse(str(TcpEndpoint(host, 1)))
-        except InvalidEndpoint as error:
-            raise InvalidEndpoint(host, error.reason) from None
-    return host
+    """The host without the brackets of an IPv6 address."""
+    if host is None or _of_type("host", host, str) == "*":
+        return host
+    bare = _bare(host)
+    _check_host(host, str(TcpEndpoint(bare, 1)), parse)
+    return bare
 
 
 def _advertised(advertise: str, port: int) -> Endpoint:
     """The endpoint to announce for ``advertise``, which may name only a host."""
     is_endpoint = _of_type("advertise", advertise, str).startswith("tcp://")
-    endpoint = advertise if is_endpoint else str(TcpEndpoint(advertise, port))
-    try:
-        numeric(endpoint)
-    except InvalidEndpoint as error:
-        raise InvalidEndpoint(advertise, error.reason) from None
+    endpoint = advertise if is_endpoint else str(TcpEndpoint(_bare(advertise), port))
+    _check_host(advertise, endpoint, numeric)
     return endpoint
+
+
+def _bare(host: str) -> str:
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def _check_host(given: str, endpoint: Endpoint, check: Callable[[Endpoint], object]) -> None:
+    """Check an endpoint that was made of what the caller gave, and name in the error what he gave."""
+    try:
+        check(endpoint)
+    except InvalidEndpoint as error:
+        raise InvalidEndpoint(given, error.reason) from None
 
 
 def _port(port: int) -> int:
@@ -529,15 +582,32 @@ def _port(port: int) -> int:
 
 def _of_type(name: str, value: T, kind: type[T]) -> T:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a {kind.__name__}, not {value!r}")
+        raise TypeError(f"{name} must be of type {kind.__name__}, not {value!r}")
     return value
 
 
-def _texts(name: str, values: Iterable[str]) -> frozenset[str]:
-    if isinstance(values, str):
-        raise TypeError(f"{name} must be several texts, not one: {values!r}")
-    return frozenset(_of_type(name, value, str) for value in values)
+def _seconds(timeout: object) -> float:
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool):
+        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
+    return timeout
 
 
-def _text_pairs(name: str, pairs: Mapping[str, str]) -> Mapping[str, str]:
-    return {_of_type(name, key, str): _of_type(name, value, str) for key, value in pairs.items()}
+def _bytes(payload: object) -> bytes:
+    if not isinstance(payload, bytes | bytearray | memoryview):
+        raise TypeError(f"a payload is bytes, not {type(payload).__name__}: {payload!r}")
+    return bytes(payload)
+
+
+def _several(name: str, values: object) -> tuple[str, ...]:
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be several texts, not {values!r}")
+    return tuple(_of_type(f"each of {name}", value, str) for value in values)
+
+
+def _text_pairs(name: str, pairs: object) -> Mapping[str, str]:
+    if not isinstance(pairs, Mapping):
+        raise TypeError(f"{name} must map text to text, not be {pairs!r}")
+    for key, value in pairs.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"{name} must map text to text, not {key!r} to {value!r}")
+    return dict(pairs)

@@ -10,10 +10,8 @@ Rule 3: what the network does wrong is counted and never ends it.
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from types import MappingProxyType, TracebackType
 from typing import Self
 from uuid import UUID, uuid4
@@ -24,11 +22,12 @@ import anyio.lowlevel
 from ._background import Background
 from ._core.actions import Drop
 from ._core.config import PeerConfig
-from ._core.endpoints import parse
+from ._core.endpoints import numeric, parse
 from ._core.errors import ClosedError, InvalidEndpoint, MalformedMessage
 from ._core.model import Endpoint
 from ._core.wire import Welcome, decode, encode
 from ._zmq.monitor import Handshakes, Monitor, SocketEvent
+from ._zmq.network import route_to
 from ._zmq.sockets import (
     Socket,
     ZmqContext,
@@ -44,10 +43,7 @@ from ._zmq.sockets import (
 _ACCEPTANCE = SocketEvent.ACCEPTED | SocketEvent.HANDSHAKE_SUCCEEDED | SocketEvent.DISCONNECTED
 """What happens to connections that others open."""
 
-_ANYWHERE = {
-    "0.0.0.0": (socket.AF_INET, "192.0.2.1", "127.0.0.1"),
-    "[::]": (socket.AF_INET6, "2001:db8::1", "::1"),
-}
+_ANYWHERE = {"0.0.0.0": ("192.0.2.1", "127.0.0.1"), "[::]": ("2001:db8::1", "::1")}
 """The hosts that mean all interfaces: an address behind the default route (RFC 5737, RFC 3849), and loopback."""
 
 
@@ -69,7 +65,8 @@ class Proxy:
             listens on all interfaces, the local address of the default route.
 
     Raises:
-        InvalidEndpoint: If an endpoint is not of the form ``tcp://host:port``.
+        InvalidEndpoint: If an endpoint is not of the form ``tcp://host:port``, or ``advertise`` is no host.
+        TypeError: If an argument is not text.
     """
 
     def __init__(
@@ -85,7 +82,7 @@ class Proxy:
         _split(self._bind_relay)
         self._advertise = advertise
         if advertise is not None:
-            parse(_join(advertise, "1"))
+            _check_advertised(advertise)
         self._endpoint = endpoint
         self._relay = relay or ""
         self._id = uuid4()
@@ -94,7 +91,7 @@ class Proxy:
         self._context: ZmqContext | None = None
         self._sockets: list[Socket] = []
         self._monitors: list[Monitor] = []
-        self._background = Background(self._run)
+        self._background = Background(self._run, self._ended)
         self._entered = False
 
     @property
@@ -132,7 +129,7 @@ class Proxy:
         Cancellation: safe; nothing stays open.
         """
         if self._entered:
-            raise ClosedError("proxy")
+            raise ClosedError("proxy", "was entered before: make a new one")
         self._entered = True
         self._context = new_context()
         try:
@@ -165,7 +162,8 @@ class Proxy:
         if self._advertise is not None:
             return _join(self._advertise, port)
         if host in _ANYWHERE:
-            return _join(_default_address(*_ANYWHERE[host]), port)
+            beyond, loopback = _ANYWHERE[host]
+            return _join(route_to(beyond) or loopback, port)
         return bound
 
     async def __aexit__(
@@ -188,6 +186,11 @@ class Proxy:
         context, self._context = self._context, None
         if context is not None:
             await terminate(context)
+
+    def _ended(self) -> None:
+        """Leave nobody connected to a proxy that relays nothing."""
+        for owned in self._sockets:
+            owned.close(0)
 
     async def _run(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -241,25 +244,26 @@ def _split(endpoint: Endpoint) -> tuple[str, str]:
         InvalidEndpoint: If it is not of the form ``tcp://host:port``.
     """
     if not isinstance(endpoint, str):
-        raise InvalidEndpoint(endpoint, "not text")
+        raise TypeError(f"an endpoint must be of type str, not {endpoint!r}")
     address, _, port = endpoint.rpartition(":")
     host = address.removeprefix("tcp://")
-    with suppress(InvalidEndpoint):
-        parse(f"{address.replace('*', '0.0.0.0')}:{'1' if port in ('*', '0') else port}")
-        return host, port
-    raise InvalidEndpoint(endpoint, "not of the form tcp://host:port")
+    somewhere = "tcp://0.0.0.0" if host == "*" else address
+    try:
+        parse(f"{somewhere}:{'1' if port in ('*', '0') else port}")
+    except InvalidEndpoint as error:
+        raise InvalidEndpoint(endpoint, error.reason) from None
+    return host, port
+
+
+def _check_advertised(host: str) -> None:
+    if not isinstance(host, str):
+        raise TypeError(f"advertise must be of type str, not {host!r}")
+    try:
+        numeric(_join(host, "1"))
+    except InvalidEndpoint:
+        raise InvalidEndpoint(host, "advertise takes a host, without tcp:// and port") from None
 
 
 def _join(host: str, port: str) -> Endpoint:
     bare = host.removeprefix("[").removesuffix("]")
     return f"tcp://[{bare}]:{port}" if ":" in bare else f"tcp://{bare}:{port}"
-
-
-def _default_address(family: socket.AddressFamily, beyond: str, loopback: str) -> str:
-    with socket.socket(family, socket.SOCK_DGRAM) as datagram:
-        try:
-            # Connecting a datagram socket asks the routing table and sends nothing.
-            datagram.connect((beyond, 9))
-        except OSError:
-            return loopback
-        return str(datagram.getsockname()[0])

@@ -51,7 +51,7 @@ class Stream(Generic[T]):
             await anyio.lowlevel.checkpoint()
         while not self._queue:
             if self._is_closed:
-                raise StopAsyncIteration
+                raise self._no_more()
             self._taken = 0
             if self._arrived is None:
                 self._arrived = anyio.Event()
@@ -60,6 +60,10 @@ class Stream(Generic[T]):
             count, self._noted = self.dropped - self._noted, self.dropped
             return self._note(count)
         return self._queue.popleft()
+
+    def _no_more(self) -> Exception:
+        """What a reader gets from a closed stream in which nothing waits."""
+        return StopAsyncIteration()
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,17 +78,17 @@ class Stream(Generic[T]):
 
         Cancellation: safe; the stream is closed all the same.
         """
-        self.end()
+        self._end()
         self._queue.clear()
 
-    def push(self, items: Iterable[T]) -> int:
+    def _push(self, items: Iterable[T]) -> int:
         """Add items; returns how many of the oldest had to go."""
         if self._is_closed:
             return 0
         self._queue.extend(items)
-        return self.settle()
+        return self._settle()
 
-    def settle(self) -> int:
+    def _settle(self) -> int:
         """Hold the bound and wake the reader; returns how many of the oldest had to go."""
         excess = len(self._queue) - self._capacity
         for _ in range(excess):
@@ -96,7 +100,7 @@ class Stream(Generic[T]):
             self._arrived = None
         return max(excess, 0)
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """Let the reader take what waits, then end."""
         self._is_closed = True
         if self._arrived is not None:

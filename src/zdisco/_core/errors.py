@@ -7,6 +7,7 @@
     ├── DiscoveryTimeout       (TimeoutError)  our announce did not come back in time
     ├── FarewellTimeout        (TimeoutError)  our farewell did not come back in time
     ├── BindError              (OSError)       an endpoint could not be bound
+    ├── SocketLimitError       (OSError)       no sockets or descriptors are left
     ├── InvalidEndpoint        (ValueError)    an endpoint that the caller gave cannot be used
     ├── AnnounceTooLarge       (ValueError)    name, headers, ... do not fit into one announce
     └── MalformedMessage       (ValueError)    bytes that are no message of ours
@@ -29,12 +30,13 @@ class ZdiscoError(Exception):
 class ClosedError(ZdiscoError):
     """The object was used before it was opened, or after it was closed."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, what: str, state: str = "is not open") -> None:
+        super().__init__(what, state)
         self.what = what
+        self.state = state
 
     def __str__(self) -> str:
-        return f"the {self.what} is not open"
+        return f"the {self.what} {self.state}"
 
 
 @frozen
@@ -55,7 +57,11 @@ class ProxySighting:
 
     def __str__(self) -> str:
         if not self.relay:
-            reached = "connected" if self.connected else f"refused {self.refused} times"
+            reached = "no connection: the name cannot be looked up, or what answers is no proxy, or hangs"
+            if self.connected:
+                reached = "connected"
+            elif self.refused:
+                reached = f"nothing listens there: {self.refused} attempt{'s' * (self.refused > 1)} failed"
             return f"no welcome from {self.endpoint} ({reached})"
         if not self.subscribed:
             return f"welcome from {self.endpoint}, but no answer at its publish endpoint {self.relay}"
@@ -100,6 +106,20 @@ class BindError(ZdiscoError, OSError):
 
     def __reduce__(self) -> tuple[type[BindError], tuple[str, int | None, str]]:
         return type(self), (self.endpoint, self.errno, self.reason)
+
+
+class SocketLimitError(ZdiscoError, OSError):
+    """The process, or libzmq, has no sockets or descriptors left."""
+
+    def __init__(self, errno: int, reason: str) -> None:
+        super().__init__(errno, f"no more sockets: {reason}")
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no more sockets: {self.reason}"
+
+    def __reduce__(self) -> tuple[type[SocketLimitError], tuple[int | None, str]]:
+        return type(self), (self.errno, self.reason)
 
 
 class InvalidEndpoint(ZdiscoError, ValueError):

@@ -26,8 +26,10 @@ from attrs import define
 from .._channels import DataChannel, DataListener, ProxyChannel, ProxyListener
 from .._core.actions import Drop
 from .._core.config import PeerConfig
+from .._core.envelope import MAGIC
 from .._core.errors import ClosedError, InvalidEndpoint
 from .._core.model import Endpoint, Probe
+from .._core.wire import ANNOUNCE, FAREWELL, WELCOME
 from .monitor import Handshakes, Monitor, MonitorEvent, SocketEvent
 from .sockets import (
     Socket,
@@ -48,10 +50,10 @@ _TRYING = SocketEvent.CONNECT_RETRIED | SocketEvent.CONNECT_DELAYED | SocketEven
 _REJECTED = (
     SocketEvent.HANDSHAKE_FAILED_NO_DETAIL | SocketEvent.HANDSHAKE_FAILED_PROTOCOL | SocketEvent.HANDSHAKE_FAILED_AUTH
 )
-_HEADER = b"\xda\x01"
-"""What stands in each of zdisco's own data frames and in none of a classic peer."""
-_SENDER_WITHIN = 4096
-"""Bytes of a frame in which the sender is looked for."""
+_HEADER_WITHIN = 4096
+"""Bytes of a frame in which our header is looked for; see ``TOPIC_LIMIT``."""
+_WATCHED = SocketEvent.ALL & ~SocketEvent.ACCEPT_FAILED
+"""libzmq repeats ACCEPT_FAILED without end as long as no descriptor is left, faster than it can be read."""
 
 
 class _Watched:
@@ -60,7 +62,7 @@ class _Watched:
     def __init__(self, raw: ZmqSocket, name: str) -> None:
         self.socket = Socket(raw, name)
         try:
-            self.monitor = Monitor(raw, name)
+            self.monitor = Monitor(raw, name, _WATCHED)
         except BaseException:
             raw.close(0)
             raise
@@ -83,10 +85,11 @@ async def _run(*readers: Callable[[], Awaitable[None]]) -> None:
 
 
 class ZmqProxyChannel(ProxyChannel):
-    """The two sockets of a peer that lead to one proxy.
+    """The two sockets of a peer that lead to one proxy; they connect at once.
 
     Raises:
-        zmq.ZMQError: If libzmq has no sockets or descriptors left.
+        InvalidEndpoint: If libzmq cannot connect to the endpoint.
+        SocketLimitError: If libzmq has no sockets or descriptors left.
     """
 
     def __init__(self, context: ZmqContext, endpoint: Endpoint, config: PeerConfig) -> None:
@@ -98,23 +101,20 @@ class ZmqProxyChannel(ProxyChannel):
         self._ended = anyio.Event()
         self._sub = _Watched(proxy_sub(context, config), "proxySub")
         try:
+            for command in (WELCOME, ANNOUNCE, FAREWELL):
+                self._sub.socket.zmq.setsockopt(zmq.SUBSCRIBE, command)
+            connect(self._sub.socket.zmq, endpoint)
             self._pub = _Watched(proxy_pub(context, config), "proxyPub")
         except BaseException:
             self._sub.close(0)
             raise
 
     async def run(self, listener: ProxyListener) -> None:
-        """Connect, and tell ``listener`` what happens until cancelled, or until `close`.
-
-        Raises:
-            InvalidEndpoint: If libzmq cannot connect to our endpoint.
+        """Tell ``listener`` what happens until cancelled, or until `close`.
 
         Cancellation: safe, at any time; the sockets stay open until `close`.
         """
         self._listener = listener
-        for command in (b"W", b"C", b"D"):
-            self._sub.socket.zmq.setsockopt(zmq.SUBSCRIBE, command)
-        connect(self._sub.socket.zmq, self.endpoint)
         try:
             await _run(self._read_sub, self._read_sub_monitor, self._revive, self._read_pub, self._read_pub_monitor)
         finally:
@@ -127,8 +127,9 @@ class ZmqProxyChannel(ProxyChannel):
             frames = self._read_single(socket)
             # A welcome is believed only as the first message of a connection. Whoever judges
             # that must hear of the end of the connection before.
-            if any(frame.startswith(b"W") for frame in frames):
-                self._sub_events(self._sub.monitor.drain_nowait())
+            if any(frame.startswith(WELCOME) for frame in frames):
+                while events := self._sub.monitor.drain_nowait():
+                    self._sub_events(events)
             if frames and self._listener is not None:
                 self._listener.proxy_frames(self.endpoint, frames)
             if socket.drained:
@@ -177,7 +178,7 @@ class ZmqProxyChannel(ProxyChannel):
         while True:
             await anyio.lowlevel.checkpoint()
             for frame in self._read_single(socket):
-                if frame[:1] == b"\x01" and b"C".startswith(frame[1:]) and self._listener is not None:
+                if frame[:1] == b"\x01" and ANNOUNCE.startswith(frame[1:]) and self._listener is not None:
                     self._listener.relay_up(self.endpoint)
             if socket.drained:
                 await socket.wait()
@@ -252,11 +253,16 @@ class _Drain:
 
     def count(self, frames: Sequence[bytes], now: float) -> None:
         for frame in frames:
-            if self.sender in frame[:_SENDER_WITHIN] if self.sender else _HEADER not in frame:
+            if self._may_be_of_sender(frame):
                 self.others = 0
                 self.heard = now
             else:
                 self.others += 1
+
+    def _may_be_of_sender(self, frame: bytes) -> bool:
+        """Whether nothing speaks against it: our header names the sender, a classic peer has none."""
+        at = frame.find(MAGIC, 0, _HEADER_WITHIN)
+        return at < 0 or (self.sender != b"" and frame.startswith(self.sender, at + len(MAGIC)))
 
 
 class ZmqDataChannel(DataChannel):
@@ -269,7 +275,7 @@ class ZmqDataChannel(DataChannel):
 
     Raises:
         BindError: If `dataPub` cannot be bound.
-        zmq.ZMQError: If libzmq has no sockets or descriptors left.
+        SocketLimitError: If libzmq has no sockets or descriptors left.
     """
 
     def __init__(self, context: ZmqContext, bind_endpoint: Endpoint, config: PeerConfig) -> None:

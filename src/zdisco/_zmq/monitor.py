@@ -23,9 +23,12 @@ import anyio.lowlevel
 import zmq
 from attrs import frozen
 
-from .._core.errors import ClosedError
+from .._core.errors import ClosedError, SocketLimitError
 from .._core.events import EventsDropped
-from .sockets import Socket, ZmqSocket
+from .sockets import BATCH, Socket, ZmqSocket, new_socket
+
+_STEP = 10_000
+"""Events that a `MonitorStream` takes in one step at the most."""
 
 
 class SocketEvent(IntFlag):
@@ -34,20 +37,33 @@ class SocketEvent(IntFlag):
     CONNECTED = 0x0001
     """The TCP connection stands; the handshake is still to come."""
     CONNECT_DELAYED = 0x0002
+    """An attempt to connect has begun."""
     CONNECT_RETRIED = 0x0004
+    """The next attempt to connect comes after an interval."""
     LISTENING = 0x0008
+    """It is bound."""
     BIND_FAILED = 0x0010
+    """It could not be bound."""
     ACCEPTED = 0x0020
+    """Somebody connected; the handshake is still to come."""
     ACCEPT_FAILED = 0x0040
+    """Somebody connected and could not be accepted, mostly for want of descriptors."""
     CLOSED = 0x0080
     """A listener was closed, or an attempt to connect failed."""
     CLOSE_FAILED = 0x0100
+    """A descriptor could not be closed."""
     DISCONNECTED = 0x0200
+    """A connection ended."""
     MONITOR_STOPPED = 0x0400
+    """The last event: the socket was closed, or has another monitor."""
     HANDSHAKE_FAILED_NO_DETAIL = 0x0800
+    """The ZMTP handshake failed, with an errno."""
     HANDSHAKE_SUCCEEDED = 0x1000
+    """The ZMTP handshake is done: messages flow."""
     HANDSHAKE_FAILED_PROTOCOL = 0x2000
+    """The other side does not speak ZMTP as it should."""
     HANDSHAKE_FAILED_AUTH = 0x4000
+    """The other side was not let in, or did not let us in."""
     ALL = 0xFFFF
     """Those of the future among them."""
 
@@ -126,7 +142,7 @@ class Monitor:
     long as it is open: libzmq keeps what is not read, about 128 bytes for each event.
 
     Raises:
-        zmq.ZMQError: If libzmq has no sockets or descriptors left.
+        SocketLimitError: If libzmq has no sockets or descriptors left.
     """
 
     def __init__(self, socket: ZmqSocket, name: str, events: SocketEvent = SocketEvent.ALL) -> None:
@@ -137,16 +153,16 @@ class Monitor:
         self._address = int(socket.underlying)
         # Never named by a descriptor: libzmq frees names later than descriptors are used again.
         address = f"inproc://zdisco-monitor-{next(_numbers)}"
-        raw = socket.context.socket(zmq.PAIR, socket_class=zmq.Socket)
+        raw = new_socket(socket.context, zmq.PAIR)
         try:
             raw.setsockopt(zmq.LINGER, 0)
             raw.setsockopt(zmq.RCVHWM, 0)
             socket.monitor(address, int(events | SocketEvent.MONITOR_STOPPED))
             raw.connect(address)
             self._pair = Socket(raw, f"monitor of {name}")
-        except BaseException:
+        except zmq.ZMQError as error:
             raw.close(0)
-            raise
+            raise SocketLimitError(error.errno or 0, str(error)) from error
 
     @property
     def closed(self) -> bool:
@@ -168,7 +184,7 @@ class Monitor:
                 return events
             await self._pair.wait()
 
-    def drain_nowait(self, limit: int = 1_000_000) -> list[MonitorEvent]:
+    def drain_nowait(self, limit: int = BATCH) -> list[MonitorEvent]:
         """Take the events that are there, at most ``limit``.
 
         Raises:
@@ -193,8 +209,9 @@ class Monitor:
         if self._pair.closed:
             return
         with suppress(ClosedError):
-            while not self.stopped and self.drain_nowait(1000):
-                pass
+            for _ in range(100):  # not for ever: a listener without descriptors tells of it without end
+                if self.stopped or not self.drain_nowait():
+                    break
         # A stopped monitor has ended by itself: the socket is closed, or has got another one.
         if not self.stopped and not self._socket.closed:
             with suppress(zmq.ZMQError):
@@ -237,7 +254,7 @@ class MonitorStream:
     Its bound is kept by the reader: each step takes what libzmq holds and keeps the newest
     ``capacity`` events. As long as nobody iterates, libzmq keeps about 128 bytes for each event.
 
-    Ends after MONITOR_STOPPED, which comes when the socket is closed.
+    Ends when it is closed, or after MONITOR_STOPPED, which comes when the socket is closed.
     """
 
     def __init__(self, monitor: Monitor, capacity: int) -> None:
@@ -245,7 +262,6 @@ class MonitorStream:
         self._queue: deque[MonitorEvent] = deque()
         self._capacity = capacity
         self._dropped = 0
-        self._ended = False
 
     def __aiter__(self) -> MonitorStream:
         return self
@@ -253,24 +269,21 @@ class MonitorStream:
     async def __anext__(self) -> MonitorEvent | EventsDropped:
         """Wait for the next event; `EventsDropped` stands where events are missing.
 
-        Raises:
-            ClosedError: If the stream is, or gets, closed by `aclose`.
-
         Cancellation: safe; no event is lost.
         """
-        if self._ended and not self._queue and not self._dropped:
-            raise StopAsyncIteration
-        if self._ended:
-            await anyio.lowlevel.checkpoint()
-        elif self._queue or self._dropped:
-            await anyio.lowlevel.checkpoint()
-            self._take(self._monitor.drain_nowait())
-        else:
-            self._take(await self._monitor.receive_many())
-        if self._dropped:
-            count, self._dropped = self._dropped, 0
-            return EventsDropped(count)
-        return self._queue.popleft()
+        await anyio.lowlevel.checkpoint()
+        while True:
+            with suppress(ClosedError):
+                self._take(self._monitor.drain_nowait(_STEP))
+            if self._dropped:
+                count, self._dropped = self._dropped, 0
+                return EventsDropped(count)
+            if self._queue:
+                return self._queue.popleft()
+            if self._monitor.closed:
+                raise StopAsyncIteration
+            with suppress(ClosedError):
+                self._take(await self._monitor.receive_many())
 
     def _take(self, events: list[MonitorEvent]) -> None:
         self._queue.extend(events)
@@ -279,7 +292,6 @@ class MonitorStream:
             self._queue.popleft()
         self._dropped += excess
         if self._monitor.stopped:
-            self._ended = True
             self._monitor.close()
 
     async def __aenter__(self) -> MonitorStream:
@@ -314,7 +326,8 @@ def monitor(
     """Watch any pyzmq socket, one of `zmq.asyncio` too; starts at once, before the first step of the iteration.
 
     A socket has one monitor: this one takes the place of an earlier one, which ends. Close the
-    stream, or the socket, in the thread that uses the socket.
+    stream in the thread that uses the socket: it holds a socket of the same context, which cannot
+    be terminated before the stream was closed, or read to its end.
 
     Args:
         socket: The socket; bind and connect afterwards in order to see these events, too.
@@ -327,19 +340,30 @@ def monitor(
         ValueError: If ``events`` is empty or holds unknown bits, or ``capacity`` is less than 1.
         ClosedError: If the socket is closed.
     """
-    _check(socket, events, name, capacity)
+    _check(socket, name, capacity)
+    mask = socket_events(events)
     if socket.closed:
         raise ClosedError("socket")
-    return MonitorStream(Monitor(socket, name, SocketEvent(events)), capacity)
+    return MonitorStream(Monitor(socket, name, mask), capacity)
 
 
-def _check(socket: object, events: object, name: object, capacity: object) -> None:
-    if not isinstance(socket, zmq.Socket):
-        raise TypeError(f"socket must be a zmq.Socket, not {socket!r}")
+def socket_events(events: object) -> SocketEvent:
+    """A mask of events, checked.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is empty or has unknown bits.
+    """
     if not isinstance(events, int) or isinstance(events, bool):
         raise TypeError(f"events must be a SocketEvent, not {events!r}")
     if not 0 < events <= SocketEvent.ALL:
         raise ValueError(f"events must be a combination of flags of SocketEvent, not {int(events):#x}")
+    return SocketEvent(events)
+
+
+def _check(socket: object, name: object, capacity: object) -> None:
+    if not isinstance(socket, zmq.Socket):
+        raise TypeError(f"socket must be a zmq.Socket, not {socket!r}")
     if not isinstance(name, str):
         raise TypeError(f"name must be text, not {name!r}")
     if not isinstance(capacity, int) or isinstance(capacity, bool):

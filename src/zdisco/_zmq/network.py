@@ -6,15 +6,17 @@ routes to the proxy, which is loopback for a proxy on loopback.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 
 import anyio
 
 from .._channels import DataChannel, Network, ProxyChannel
 from .._core.config import PeerConfig
 from .._core.endpoints import TcpEndpoint, numeric, parse
-from .._core.errors import InvalidEndpoint
+from .._core.errors import BindError, InvalidEndpoint
 from .._core.model import Endpoint
 from .channels import ZmqDataChannel, ZmqProxyChannel
 from .sockets import new_context, terminate
@@ -31,7 +33,7 @@ class ZmqNetwork(Network):
 
     async def data_channel(self, host: str | None, port: int, proxies: Sequence[Endpoint]) -> DataChannel:
         if host is None:
-            host = await local_address_towards(proxies[0]) if proxies else LOOPBACK
+            host = await local_address_towards(proxies)
         bracketed = f"[{host}]" if ":" in host else host
         return ZmqDataChannel(self._context, f"tcp://{bracketed}:{port or '*'}", self._config)
 
@@ -39,32 +41,54 @@ class ZmqNetwork(Network):
         return ZmqProxyChannel(self._context, endpoint, self._config)
 
     async def resolve(self, endpoint: Endpoint) -> Endpoint | None:
-        parsed = parse(endpoint)
-        try:
-            found = await anyio.getaddrinfo(parsed.host, parsed.port, type=socket.SOCK_STREAM)
-            return numeric(str(TcpEndpoint(str(found[0][4][0]), parsed.port)))
-        except (OSError, UnicodeError, InvalidEndpoint):
-            return None
+        target = parse(endpoint)
+        for host in await _addresses(target):
+            with suppress(InvalidEndpoint):
+                return numeric(str(TcpEndpoint(host, target.port)))
+        return None
 
     async def aclose(self) -> None:
         await terminate(self._context)
 
 
-async def local_address_towards(endpoint: Endpoint) -> str:
-    """The local address from which this machine would reach a ``tcp`` endpoint; loopback for any other transport."""
-    try:
-        address = numeric(endpoint)
-        target = parse(address or endpoint)
-        # The look-up of a name may block, so a thread does it.
-        found = [] if address else await anyio.getaddrinfo(target.host, target.port)
-    except (InvalidEndpoint, OSError, UnicodeError):
+async def local_address_towards(endpoints: Sequence[Endpoint]) -> str:
+    """The local address from which this machine reaches the first of these that it can reach.
+
+    Loopback if none of them is ``tcp``.
+
+    Raises:
+        BindError: If none can be reached.
+    """
+    targets = [endpoint for endpoint in endpoints if endpoint.startswith("tcp://")]
+    if not targets:
         return LOOPBACK
-    for host in [str(entry[4][0]) for entry in found] or [target.host]:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                # Connecting a datagram socket asks the routing table and sends nothing.
-                probe.connect((host, target.port))
-            except OSError:
-                continue
-            return str(probe.getsockname()[0])
-    return LOOPBACK
+    for target in targets:
+        for host in await _addresses(parse(target)):
+            if local := route_to(host):
+                return local
+    reason = f"no local address leads to {' or '.join(targets)} (name unknown, or no route): give the host"
+    raise BindError("tcp://*", errno.EADDRNOTAVAIL, reason)
+
+
+async def _addresses(target: TcpEndpoint) -> list[str]:
+    with suppress(InvalidEndpoint):
+        address = numeric(str(target))
+        if address is not None:
+            return [parse(address).host]
+    try:
+        # A look-up may block, so a thread does it.
+        found = await anyio.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [str(entry[4][0]) for entry in found]
+
+
+def route_to(host: str) -> str | None:
+    """The local address from which this machine would reach a numeric host; ``None`` if there is no route."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+        try:
+            # Connecting a datagram socket asks the routing table and sends nothing.
+            datagram.connect((host, 9))
+        except OSError:
+            return None
+        return str(datagram.getsockname()[0])

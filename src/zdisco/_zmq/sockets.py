@@ -27,7 +27,7 @@ import anyio.lowlevel
 import zmq
 
 from .._core.config import PeerConfig
-from .._core.errors import BindError, ClosedError, InvalidEndpoint
+from .._core.errors import BindError, ClosedError, InvalidEndpoint, SocketLimitError
 from .._core.model import Endpoint, ReconnectStop
 
 if TYPE_CHECKING:
@@ -435,8 +435,20 @@ def milliseconds(seconds: float) -> int:
     return 0 if seconds == 0 else max(1, round(seconds * 1000))
 
 
+def new_socket(context: ZmqContext, kind: int) -> ZmqSocket:
+    """Make a plain socket, whatever class the context is of.
+
+    Raises:
+        SocketLimitError: If there are no sockets or descriptors left.
+    """
+    try:
+        return context.socket(kind, socket_class=zmq.Socket)
+    except zmq.ZMQError as error:
+        raise SocketLimitError(_number(error), _reason(error)) from error
+
+
 def _common(context: ZmqContext, kind: int, config: PeerConfig) -> ZmqSocket:
-    socket = context.socket(kind, socket_class=zmq.Socket)
+    socket = new_socket(context, kind)
     options: dict[int, int] = {
         zmq.HANDSHAKE_IVL: milliseconds(config.handshake_interval),
         zmq.RECONNECT_IVL: milliseconds(config.reconnect_interval),
