@@ -172,14 +172,21 @@ async def test_the_advertised_host_is_what_peers_hear() -> None:
         assert {parse(proxy.endpoint).host, parse(peer.welcome.endpoint).host} == {"127.0.0.1"}
 
 
-@pytest.mark.parametrize(
-    "endpoint", ["", "tcp://", "127.0.0.1:5555", "ipc:///x", "tcp://127.0.0.1", "tcp://a b:1", None]
-)
+@pytest.mark.parametrize("endpoint", ["", "tcp://", "127.0.0.1:5555", "ipc:///x", "tcp://127.0.0.1", "tcp://a b:1"])
 async def test_an_endpoint_that_cannot_be_used_raises_at_once(endpoint: str) -> None:
     with pytest.raises(InvalidEndpoint):
         Proxy(endpoint)
     with pytest.raises(InvalidEndpoint):
-        Proxy(ANYWHERE, relay=endpoint or "x")
+        Proxy(ANYWHERE, relay=endpoint)
+
+
+async def test_an_argument_of_the_wrong_type_raises_at_once() -> None:
+    for arguments in ({"endpoint": 5}, {"relay": 5}, {"advertise": 5}):
+        with pytest.raises(TypeError, match="must be of type str, not 5"):
+            Proxy(**arguments)  # type: ignore[arg-type]
+    for host in ("tcp://127.0.0.1:5", "0.0.0.0", "a b", ""):
+        with pytest.raises(InvalidEndpoint, match="advertise takes a host"):
+            Proxy(advertise=host)
 
 
 async def test_it_can_be_entered_once() -> None:
