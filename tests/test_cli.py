@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -19,10 +23,12 @@ from programs import ROOT, TIMEOUT, Program, zdisco
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
+import click
 from click.testing import CliRunner
 
 from zdisco import (
     Cause,
+    DiscoveryTimeout,
     Event,
     EventsDropped,
     Message,
@@ -34,8 +40,9 @@ from zdisco import (
     PeerUpdated,
     ProxyFound,
     ProxyLost,
+    ProxySighting,
 )
-from zdisco._cli import commands, lines
+from zdisco._cli import commands, lines, listing, running
 
 ANY_PORT = "tcp://127.0.0.1:*"
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -115,6 +122,27 @@ def test_each_line_bears_the_local_time(proxy: str) -> None:
         assert passed < TIMEOUT
 
 
+def test_a_peer_listens_and_announces_what_it_is_told_to(proxy: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    where = ("--host", "127.0.0.1", "--port", port, "--advertise", "localhost")
+    with peer(proxy, "alice", *where, "--group", "red", "--group", "blue") as alice:
+        alice.wait_for(rf"\tPeer {UUID} with endpoint tcp://localhost:{port}$")
+        alice.wait_for("Found proxy")
+        with zdisco("ls", "--proxy", proxy, "--json") as program:
+            assert program.exit_code() == 0
+            (row,) = json.loads("\n".join(program.lines))
+    assert row["groups"] == ["blue", "red"]
+    assert row["endpoint"] == f"tcp://localhost:{port}"
+
+
+def test_two_texts_on_one_topic_are_both_published(proxy: str) -> None:
+    both = ("--publish", "a=1", "--publish", "a=2", "--every", "0.05")
+    with peer(proxy, "alice", "--subscribe", "a") as alice, peer(proxy, "bob", *both):
+        alice.wait_for("Message a from bob: 1$", 2)
+        alice.wait_for("Message a from bob: 2$", 2)
+
+
 def test_a_monitoring_peer_prints_the_events_of_its_four_sockets(proxy: str) -> None:
     with peer(proxy, "alice", "--monitor") as alice, peer(proxy, "bob") as bob:
         line = rf"^[\d:.]+\tsocket:0x[0-9a-f]+ name:%s value:\d+ event:4096 desc:HANDSHAKE_SUCCEEDED endpoint:{TCP}$"
@@ -151,8 +179,29 @@ def test_a_peer_without_a_proxy_says_what_it_saw() -> None:
     with zdisco("peer", "--proxy", "tcp://127.0.0.1:1", "--timeout", "0.2") as program:
         assert program.exit_code() == 1
         message = program.errors
-        assert message.startswith("Error: no echo of our announce within 0.2 s: no welcome from tcp://127.0.0.1:1")
+        assert message.startswith(
+            "Error: no echo of our announce within 0.2 s: no welcome from tcp://127.0.0.1:1 (nothing listens there: "
+        )
+        assert message.endswith(' failed). Is a proxy running there? "zdisco proxy --bind ENDPOINT" starts one.\n')
         assert len(message.splitlines()) == 1
+
+
+def test_a_peer_that_meets_no_proxy_at_the_port_says_that_it_has_no_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with zdisco("peer", "--proxy", endpoint, "--timeout", "0.2") as program:
+            assert program.exit_code() == 1
+            assert f"no welcome from {endpoint} (no connection: " in program.errors
+
+
+def test_a_proxy_that_does_not_hear_us_is_running() -> None:
+    seen = ProxySighting("tcp://127.0.0.1:5555", connected=True, relay="tcp://127.0.0.1:5556")
+
+    async def fail() -> None:
+        raise DiscoveryTimeout(1.0, (seen,))
+
+    with pytest.raises(click.ClickException, match=f": {seen}$"):
+        running.run(fail)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -188,9 +237,9 @@ def test_a_reader_that_goes_away_ends_a_peer_without_a_trace(proxy: str) -> None
 def test_the_list_names_every_peer_but_itself(proxy: str, backend: str) -> None:
     with peer(proxy, "bob", "--header", "role=robot") as bob, peer(proxy, "alice") as alice:
         bob.wait_for("Joined alice")
-        with zdisco("ls", "--proxy", proxy, "--json", "--backend", backend) as listing:
-            assert listing.exit_code() == 0
-            rows = json.loads("\n".join(listing.lines))
+        with zdisco("ls", "--proxy", proxy, "--json", "--backend", backend) as program:
+            assert program.exit_code() == 0
+            rows = json.loads("\n".join(program.lines))
         assert [row["name"] for row in rows] == ["alice", "bob"]
         assert rows[1]["headers"] == {"role": "robot"}
         assert rows[1]["pid"] == bob.process.pid
@@ -202,9 +251,9 @@ def test_the_list_names_every_peer_but_itself(proxy: str, backend: str) -> None:
 def test_the_list_is_a_table_for_people(proxy: str) -> None:
     with peer(proxy, "[bold]bob", "--header", "role=robot") as bob:
         bob.wait_for("Found proxy")
-        with zdisco("ls", "--proxy", proxy) as listing:
-            assert listing.exit_code() == 0
-            head, row, total = listing.lines
+        with zdisco("ls", "--proxy", proxy) as program:
+            assert program.exit_code() == 0
+            head, row, total = program.lines
     assert head.split() == ["name", "id", "endpoint", "host", "pid", "headers"]
     assert row.split()[0] == "[bold]bob"
     assert row.split()[-2:] == [str(bob.process.pid), "role=robot"]
@@ -212,15 +261,86 @@ def test_the_list_is_a_table_for_people(proxy: str) -> None:
 
 
 def test_the_list_of_nobody_is_empty(proxy: str) -> None:
-    with zdisco("ls", "--proxy", proxy, "--json", "--wait", "0.1") as listing:
-        assert listing.exit_code() == 0
-        assert listing.lines == ["[]"]
+    with zdisco("ls", "--proxy", proxy, "--json", "--wait", "0.1") as program:
+        assert program.exit_code() == 0
+        assert program.lines == ["[]"]
 
 
 def test_the_list_without_a_proxy_says_so() -> None:
-    with zdisco("ls", "--proxy", "tcp://127.0.0.1:1", "--timeout", "0.2") as listing:
-        assert listing.exit_code() == 1
-        assert "no welcome" in listing.errors
+    with zdisco("ls", "--proxy", "tcp://127.0.0.1:1", "--timeout", "0.2") as program:
+        assert program.exit_code() == 1
+        assert "no welcome" in program.errors
+
+
+def test_only_peers_of_the_same_cluster_are_listed_and_the_others_mentioned(proxy: str) -> None:
+    with peer(proxy, "alice", "--cluster", "red") as alice, peer(proxy, "bob", "--cluster", "blue") as bob:
+        bob.wait_for("Found proxy")
+        alice.wait_for("Found proxy")
+        with zdisco("ls", "--proxy", proxy, "--cluster", "red", "--json", "--wait", "2") as program:
+            alice.wait_for("Joined zdisco-ls")
+            with peer(proxy, "carol", "--cluster", "blue") as carol:
+                bob.wait_for("Joined carol")
+                assert program.exit_code() == 0
+            rows = json.loads("\n".join(program.lines))
+        assert [row["name"] for row in rows] == ["alice"]
+        assert rows[0]["cluster"] == "red"
+        assert program.errors == "there are peers of another cluster, too (--cluster)\n"
+        assert not carol.seen("Joined alice")
+
+
+def test_no_cell_of_the_table_is_folded_and_no_line_ends_in_blanks(capsys: pytest.CaptureFixture[str]) -> None:
+    peers = [PeerInfo(uuid4(), "tcp://[2001:db8::1]:40000", name=name, host="h" * 60, pid=7) for name in ("日本", "ab")]
+    listing.print_table(peers)
+    *rows, total = capsys.readouterr().out.splitlines()
+    assert [row for row in rows if row != row.rstrip()] == []
+    assert total == "2 joined"
+    # Each of the two characters takes two columns of a terminal.
+    assert [row.index(text) for row, text in zip(rows, ["id", *(str(one.id) for one in peers)], strict=True)] == [
+        6,
+        4,
+        6,
+    ]
+    assert [row.split()[1:] for row in rows[1:]] == [[str(p.id), p.endpoint, p.host, "7"] for p in peers]
+
+
+def test_a_table_in_ascii_is_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = TextIOWrapper(BytesIO(), encoding="ascii", errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", output)
+    listing.print_table([PeerInfo(ALICE.id, ALICE.endpoint, name=name) for name in ("é", "bob")])
+    output.seek(0)
+    head, *rows, _ = output.read().splitlines()
+    assert rows[0].startswith(r"\xe9  ")
+    assert {row.index(str(ALICE.id)) for row in rows} == {head.index("id")}
+
+
+# Where the lines go
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is full")
+@pytest.mark.parametrize("arguments", [["ls"], ["ls", "--json"], ["peer"], ["peer", "--monitor"], ["proxy"], ["demo"]])
+def test_an_output_that_is_full_ends_a_command_with_one_line(proxy: str, arguments: list[str]) -> None:
+    where = {"proxy": ["--bind", ANY_PORT], "demo": []}.get(arguments[0], ["--proxy", proxy])
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "zdisco", *arguments, *where],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=TIMEOUT,
+            cwd=ROOT,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "Error: cannot write to standard output: no space left on device\n"
+
+
+@pytest.mark.parametrize("arguments", [["ls", "--wait", "0.1"], ["ls", "--wait", "0.1", "--json"]])
+def test_without_a_standard_output_nothing_is_printed(proxy: str, arguments: list[str]) -> None:
+    code = "import sys; sys.stdout = None; from zdisco._cli import main; main()"
+    with Program("-c", code, *arguments, "--proxy", proxy) as program:
+        assert program.exit_code() == 0
+        assert program.lines == []
+        assert program.errors == ""
 
 
 # Arguments
@@ -229,19 +349,33 @@ def test_the_list_without_a_proxy_says_so() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["proxy", "--bind", "nonsense"], "not of the form tcp://host:port"),
+        (["proxy", "--bind", "nonsense"], "'--bind': 'nonsense' must begin with tcp://, as in tcp://127.0.0.1:5555"),
+        (["proxy", "--bind", "tcp://nonsense"], "not of the form tcp://host:port"),
+        (["proxy", "--relay", "127.0.0.1:5556"], "'--relay': '127.0.0.1:5556' must begin with tcp://"),
+        (["proxy", "--advertise", "tcp://192.0.2.1"], "'--advertise': 'tcp://192.0.2.1': it takes a host, without tcp"),
+        (["proxy", "--advertise", "192.0.2.1:5555"], "it takes a host, without tcp:// and port"),
         (["proxy", "--backend", "curio"], "'curio' is not one of"),
-        (["peer", "--proxy", "nonsense"], "'nonsense' is not a usable endpoint"),
+        (["peer", "--proxy", "127.0.0.1:5555"], "'--proxy': '127.0.0.1:5555' must begin with tcp://, as in tcp://"),
+        (["peer", "--proxy", "tcp://nonsense"], "'tcp://nonsense' is not a usable endpoint"),
         (["peer", "--proxy", "tcp://127.0.0.1:*"], "is not a usable endpoint"),
         (["peer", "--header", "role"], "'role' is not of the form KEY=TEXT"),
+        (["peer", "--header", "role=a", "--header", "role=b"], "'--header': 'role' is given twice"),
+        (["peer", "--port", "65536"], "65536 is not in the range 0<=x<=65535"),
+        (["peer", "--host", "a b"], "'a b' is not a usable endpoint"),
+        (["peer", "--advertise", "a b"], "'a b' is not a usable endpoint"),
+        (["peer", "--subscribe", "t" * 1025], "1024"),
+        (["peer", "--publish", "t" * 1025 + "=text"], "1024"),
         (["peer", "--publish", "=text"], "'=text' is not of the form TOPIC=TEXT"),
         (["peer", "--every", "0"], "0.0 is not in the range x>0"),
-        (["peer", "--every", "soon"], "'soon' is not a valid float"),
+        (["peer", "--every", "soon"], "'soon' is not a valid number of seconds"),
+        (["peer", "--every", "inf"], "'--every': inf is not a number of seconds"),
+        (["ls", "--wait", "nan"], "'--wait': nan is not a number of seconds"),
+        (["ls", "--timeout", "nan"], "'--timeout': nan is not a number of seconds"),
         (["peer", "--stop-reconnect-on", "4"], "4 is not in the range 0<=x<=3"),
         (["peer", "--timeout", "-1"], "-1.0 is not in the range x>0"),
         (["peer", "--name", "x" * 70_000], "the limit is 65536"),
         (["ls", "--wait", "0"], "0.0 is not in the range x>0"),
-        (["ls", "--proxy", ""], "is not a usable endpoint"),
+        (["ls", "--proxy", ""], "'--proxy': '' must begin with tcp://"),
         (["demo", "now"], "unexpected extra argument"),
         (["dance"], "No such command 'dance'"),
     ],
@@ -267,12 +401,18 @@ def test_each_command_has_help(command: list[str]) -> None:
     assert result.output.startswith("Usage: ")
 
 
+def test_it_says_its_version() -> None:
+    result = CliRunner().invoke(commands.zdisco, ["--version"])
+    assert result.exit_code == 0
+    assert result.output == f"zdisco, version {importlib.metadata.version('zdisco')}\n"
+
+
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_its_extra_the_command_line_says_what_it_needs(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from zdisco._cli import main; main()"
     with Program("-c", code) as program:
         assert program.exit_code() == 2
-        assert program.errors == f"zdisco: the command line needs {missing}: pip install zdisco[cli]\n"
+        assert program.errors == f"zdisco: the command line needs {missing}: pip install 'zdisco[cli]'\n"
 
 
 # The text of a line

@@ -53,7 +53,7 @@ def test_a_step_that_is_not_seen_fails_the_demo_and_hides_no_other() -> None:
     assert len(demo.seen("✗")) == 1
     assert demo.seen(r"✗ dave printed \d+ of 1000 lines like .*CONNECT_RETRIED")
     assert len(demo.seen(r"^\d\. ")) == 8
-    assert demo.seen("^1 things went wrong, in ")
+    assert demo.seen("^1 thing went wrong, in ")
 
 
 def test_without_a_proxy_the_demo_ends_at_once() -> None:
@@ -74,8 +74,9 @@ def test_an_interrupted_demo_leaves_no_process_behind(number: int) -> None:
         demo.wait_for(r"^3\. ")
         children = processes_below(demo.process.pid)
         assert len(children) == 5
-        assert demo.leave(number) == 130
+        assert demo.leave(number) == 128 + number
         assert demo.errors == ""
+        assert demo.lines[-1] == "interrupted"
     assert not [child for child in children if is_running(child)]
 
 

@@ -11,7 +11,7 @@ def main() -> None:
         import click  # noqa: F401
         import rich  # noqa: F401
     except ModuleNotFoundError as error:
-        print(f"zdisco: the command line needs {error.name}: pip install zdisco[cli]", file=sys.stderr)
+        print(f"zdisco: the command line needs {error.name}: pip install 'zdisco[cli]'", file=sys.stderr)
         raise SystemExit(2) from None
     from .commands import zdisco
 

@@ -2,38 +2,87 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import click
 
-from .. import Peer, PeerConfig, Proxy, ZdiscoError
+from .. import Drop, Peer, PeerConfig, Proxy, ZdiscoError
 from .running import run
 
 F = TypeVar("F", bound=Callable[..., Any])
+Endpoints: TypeAlias = str | tuple[str, ...] | None
 
 DEFAULT_PROXY = "tcp://127.0.0.1:5555"
 
 
-def _pairs(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+class Seconds(click.FloatRange):
+    """A duration, neither nothing nor without end."""
+
+    name = "number of seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it.
+
+        Raises:
+            click.BadParameter: If it is none.
+        """
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{seconds} is not a number of seconds.", param, ctx)
+        return seconds
+
+
+def _pairs(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
     """Split each ``KEY=TEXT`` at its first equals sign."""
-    pairs: dict[str, str] = {}
+    pairs = []
     for value in values:
         key, equals, text = value.partition("=")
         if not equals or not key:
             raise click.BadParameter(f"{value!r} is not of the form {parameter.metavar}")
-        pairs[key] = text
+        pairs.append((key, text))
     return pairs
+
+
+def _headers(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """The headers by key."""
+    headers: dict[str, str] = {}
+    for key, text in _pairs(context, parameter, values):
+        if key in headers:
+            raise click.BadParameter(f"{key!r} is given twice")
+        headers[key] = text
+    return headers
+
+
+def _with_scheme(_: click.Context, __: click.Parameter, value: Endpoints) -> Endpoints:
+    """Refuse an endpoint without its beginning; the library says what else may be wrong with it."""
+    for endpoint in (value,) if isinstance(value, str) else value or ():
+        if "://" not in endpoint:
+            raise click.BadParameter(f"{endpoint!r} must begin with tcp://, as in {DEFAULT_PROXY}")
+    return value
+
+
+def _bare_host(_: click.Context, __: click.Parameter, host: str | None) -> str | None:
+    """Refuse more than a host."""
+    # An IPv6 address has more than one colon.
+    if host is not None and ("://" in host or host.count(":") == 1):
+        raise click.BadParameter(f"{host!r}: it takes a host, without tcp:// and port")
+    return host
 
 
 def _joining(command: F) -> F:
     """The options of each command that joins as a peer."""
     for option in (
+        click.option("--cluster", default="", metavar="TEXT", help="Only peers of the same cluster link."),
         click.option(
             "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
+            type=Seconds(),
             default=10.0,
             show_default=True,
             metavar="S",
@@ -45,6 +94,7 @@ def _joining(command: F) -> F:
             multiple=True,
             default=[DEFAULT_PROXY],
             show_default=True,
+            callback=_with_scheme,
             metavar="ENDPOINT",
             help="Well-known endpoint of a proxy; may be repeated.",
         ),
@@ -68,19 +118,38 @@ def _usage() -> Iterator[None]:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="zdisco")
 def zdisco() -> None:
-    """ZeroMQ programs find each other, and are told truthfully who is there."""
+    """ZeroMQ programs find each other, and are told who is there."""
 
 
 @zdisco.command()
-@click.option("--bind", default=DEFAULT_PROXY, show_default=True, metavar="ENDPOINT", help="A port * picks a free one.")
-@click.option("--relay", metavar="ENDPOINT", help="Where peers publish to; a free port at the same host unless given.")
-@click.option("--advertise", metavar="HOST", help="Host that peers connect to, if it is not the bound one.")
+@click.option(
+    "--bind",
+    default=DEFAULT_PROXY,
+    show_default=True,
+    callback=_with_scheme,
+    metavar="ENDPOINT",
+    help="The well-known endpoint to listen on; a port * picks a free one.",
+)
+@click.option(
+    "--relay",
+    callback=_with_scheme,
+    metavar="ENDPOINT",
+    help="Where peers publish to; a free port at the same host unless given.",
+)
+@click.option(
+    "--advertise",
+    callback=_bare_host,
+    metavar="HOST",
+    help="Host that peers connect to, if it is not the bound one.",
+)
 @_backend
 def proxy(bind: str, relay: str | None, advertise: str | None, backend: str) -> None:
     """Relay discovery messages until SIGINT or SIGTERM.
 
-    Prints its endpoint and its publish endpoint, one line each, when it is ready.
+    Prints its endpoint and its publish endpoint, one line each, when it is ready. At its end it
+    prints how many messages it relayed and refused.
     """
     from .serving import serve_proxy
 
@@ -91,18 +160,48 @@ def proxy(bind: str, relay: str | None, advertise: str | None, backend: str) -> 
 
 @zdisco.command()
 @_joining
-@click.option("--name", default="", help="What people call this peer.")
-@click.option("--header", "headers", multiple=True, callback=_pairs, metavar="KEY=TEXT", help="Announced to all.")
-@click.option("--subscribe", "topics", multiple=True, metavar="TOPIC", help="Print messages whose topic begins so.")
-@click.option("--publish", "texts", multiple=True, callback=_pairs, metavar="TOPIC=TEXT", help="Publish this ...")
+@click.option("--name", default="", help="Shown to people; need not be unique.")
 @click.option(
-    "--every",
-    type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    metavar="S",
-    help="... every S seconds.",
+    "--header",
+    "headers",
+    multiple=True,
+    callback=_headers,
+    metavar="KEY=TEXT",
+    help="Announced to all; may be repeated.",
 )
+@click.option("--group", "groups", multiple=True, metavar="TEXT", help="Announced to all; may be repeated.")
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    help="Local address of the data channel; by default the one that leads to the first proxy.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Port of the data channel; 0 picks a free one.",
+)
+@click.option(
+    "--advertise", metavar="HOST", help="Host, or endpoint, that the others connect to, if it is not the bound one."
+)
+@click.option(
+    "--subscribe",
+    "topics",
+    multiple=True,
+    metavar="TOPIC",
+    help="Print messages whose topic begins with TOPIC ('' for all); may be repeated.",
+)
+@click.option(
+    "--publish",
+    "texts",
+    multiple=True,
+    callback=_pairs,
+    metavar="TOPIC=TEXT",
+    help="Publish TEXT on TOPIC every --every seconds; may be repeated.",
+)
+@click.option("--every", type=Seconds(), default=1.0, show_default=True, metavar="S", help="Seconds between messages.")
 @click.option(
     "--stop-reconnect-on",
     type=click.IntRange(0, 3),
@@ -111,19 +210,18 @@ def proxy(bind: str, relay: str | None, advertise: str | None, backend: str) -> 
     metavar="N",
     help="Give a peer up when 1: refused, 2: the handshake failed, 3: either; 0: never.",
 )
-@click.option("--monitor", is_flag=True, help="Print the events of the sockets, too.")
+@click.option("--monitor", is_flag=True, help="Print socket events, too; they may come a few milliseconds late.")
 @_backend
 def peer(
     proxies: tuple[str, ...],
     timeout: float,
-    name: str,
-    headers: dict[str, str],
-    topics: tuple[str, ...],
-    texts: dict[str, str],
-    every: float,
     stop_reconnect_on: int,
+    topics: tuple[str, ...],
+    texts: list[tuple[str, str]],
+    every: float,
     monitor: bool,
     backend: str,
+    **options: Any,
 ) -> None:
     """Take part until SIGINT or SIGTERM, and print what happens.
 
@@ -133,38 +231,41 @@ def peer(
 
     with _usage():
         config = PeerConfig(reconnect_stop=stop_reconnect_on, discovery_timeout=timeout)
-        one = Peer(proxies, name=name, headers=headers, config=config, wait=False)
+        # What is left of the options has the names that `Peer` gives them.
+        one = Peer(proxies, config=config, wait=False, **options)
         errand = Errand(topics, texts, every, monitor)
-        for topic in (*topics, *texts):
+        for topic in (*topics, *(topic for topic, _ in texts)):
             one.subscribe(topic)  # raises if it cannot be a topic
     run(partial(serve_peer, one, config, errand), backend)
 
 
-@zdisco.command()
+@zdisco.command(short_help="List the peers that are there.")
 @_joining
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.option(
     "--wait",
     "quiet",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     default=0.5,
     show_default=True,
     metavar="S",
     help="Wait until nobody has joined for S seconds.",
 )
 @_backend
-def ls(proxies: tuple[str, ...], timeout: float, as_json: bool, quiet: float, backend: str) -> None:
+def ls(proxies: tuple[str, ...], timeout: float, cluster: str, as_json: bool, quiet: float, backend: str) -> None:
     """List the peers that are there, by joining them for a moment as zdisco-ls."""
     from .listing import joined_peers, print_json, print_table
 
     with _usage():
         config = PeerConfig(discovery_timeout=timeout)
-        one = Peer(proxies, name="zdisco-ls", config=config, wait=False)
+        one = Peer(proxies, name="zdisco-ls", cluster=cluster, config=config, wait=False)
     peers = run(partial(joined_peers, one, quiet), backend)
     (print_json if as_json else print_table)(peers)
+    if one.dropped.get(Drop.FOREIGN_CLUSTER):
+        click.echo("there are peers of another cluster, too (--cluster)", err=True)
 
 
-@zdisco.command()
+@zdisco.command(short_help="See processes find each other, die and leave.")
 def demo() -> None:
     """See processes find each other, talk, die, and leave; 0 if all that is promised was seen."""
     from .demo import play

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 
 import anyio
@@ -19,12 +20,13 @@ from rich.console import Console
 from rich.text import Text
 
 from .children import Child, Line, Missing, Nursery, milliseconds, nursery
+from .lines import CannotWrite, writing
 from .running import until_signalled
 
 TIME_LIMIT = 25.0
 """Seconds for the whole demo; killing what runs then still comes."""
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as of any program."""
+INTERRUPTED = 128
+"""Plus the number of a signal: the exit code after that signal, as a shell tells it of any program."""
 RETRIES = 4
 """Connection attempts to a dead endpoint that prove somebody goes on trying."""
 EVERY = 0.1
@@ -35,8 +37,7 @@ STUBBORN = "dave"
 
 
 async def play() -> int:
-    """Play the demo; returns the exit code: 0, or 1 if something did not happen, or `INTERRUPTED`."""
-    code = INTERRUPTED
+    """Play the demo; returns the exit code: 0, or 1 if something did not happen, or that of a signal."""
     # A terminal that is closed must not leave the processes behind either.
     async with until_signalled(signal.SIGHUP) as work, nursery() as processes:
         demo = Demo(processes)
@@ -46,8 +47,9 @@ async def play() -> int:
             if limit.cancelled_caught:
                 demo.failed(f"not done within {TIME_LIMIT:g} s")
             demo.summary()
-            code = 1 if demo.failures else 0
-    return code
+            return 1 if demo.failures else 0
+        demo.interrupted()
+    return INTERRUPTED + (work.signal or 0)
 
 
 @define(eq=False)
@@ -209,11 +211,15 @@ class Demo:
 
     # What we print
 
+    def _print(self, text: Text) -> None:
+        with writing():
+            self._console.print(text, soft_wrap=True)
+
     async def _step(self, title: str, step: Callable[[], Awaitable[None]]) -> bool:
         """Play one step; returns whether all of it was seen."""
         self._steps += 1
         before = self.failures
-        self._console.print(Text(f"\n{self._steps}. {title}", style="bold"))
+        self._print(Text(f"\n{self._steps}. {title}", style="bold"))
         try:
             await step()
         except Missing as missing:
@@ -222,21 +228,27 @@ class Demo:
 
     def _check(self, holds: bool, fact: str) -> None:
         if holds:
-            self._console.print(Text.assemble(("   ✓ ", "green"), fact), soft_wrap=True)
+            self._print(Text.assemble(("   ✓ ", "green"), fact))
         else:
             self.failed(fact)
 
     def failed(self, fact: str) -> None:
         """Say what did not happen."""
         self.failures += 1
-        self._console.print(Text.assemble(("   ✗ ", "bold red"), fact), soft_wrap=True)
+        self._print(Text.assemble(("   ✗ ", "bold red"), fact))
 
     def _quote(self, name: str, lines: list[Line]) -> None:
         for line in lines:
-            self._console.print(Text(f"     {name:5}  {line}", style="dim"), soft_wrap=True)
+            self._print(Text(f"     {name:5}  {line}", style="dim"))
 
     def summary(self) -> None:
         """Say how it went."""
         took = anyio.current_time() - self._started
-        outcome = f"{self.failures} things went wrong" if self.failures else "all of it was seen"
-        self._console.print(Text(f"\n{outcome}, in {took:.1f} s", style="bold red" if self.failures else "bold green"))
+        wrong = "1 thing" if self.failures == 1 else f"{self.failures} things"
+        outcome = f"{wrong} went wrong" if self.failures else "all of it was seen"
+        self._print(Text(f"\n{outcome}, in {took:.1f} s", style="bold red" if self.failures else "bold green"))
+
+    def interrupted(self) -> None:
+        """Say that a signal ended it."""
+        with suppress(OSError, CannotWrite):  # the terminal may be what went away
+            self._print(Text("\ninterrupted", style="bold red"))

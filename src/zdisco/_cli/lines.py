@@ -1,13 +1,21 @@
 """What the commands print: one line for each thing that happens, flushed at once.
 
-Rule: text that came from the network goes through `shown`; control characters would reach the terminal.
+Rule 1: text that came from the network goes through `shown`; control characters would reach the terminal.
+
+Rule 2: whatever is printed goes through `writing`, so that a full disk ends a command with one line.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from typing import IO, Any
+
+import click
 
 from .. import (
     Event,
@@ -24,10 +32,47 @@ from .. import (
 )
 
 
+class CannotWrite(click.ClickException):
+    """Standard output does not take what we print."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"cannot write to standard output: {(error.strerror or str(error)).lower()}")
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Say so on standard error."""
+        super().show(file)
+        # What was not written would fail once more when Python ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Around each ``print``.
+
+    Raises:
+        CannotWrite: If standard output does not take it.
+        BrokenPipeError: If nobody reads it any more, which ends a command without a word.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CannotWrite(error) from error
+
+
+def print_text(text: str) -> None:
+    """Print one line, or several."""
+    with writing():
+        print(text, flush=True)
+
+
 def print_line(text: str, at: datetime | None = None) -> None:
     """Print a line as the classic programs do: local time, tab, text."""
     at = datetime.now() if at is None else at
-    print(f"{at:%H:%M:%S.%f}\t{text}", flush=True)
+    print_text(f"{at:%H:%M:%S.%f}\t{text}")
 
 
 def shown(text: str) -> str:
@@ -74,7 +119,7 @@ class LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record."""
-        with suppress(OSError):  # nobody reads us any more: raised by the next line that is not logged
+        with suppress(OSError, CannotWrite):  # raised again by the next line that is not logged
             print_line(shown(record.getMessage()), datetime.fromtimestamp(record.created))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import anyio
 
 from .. import Peer, PeerInfo, PeerJoined
-from .lines import shown
+from .lines import print_text, shown
 from .running import until_signalled
 
 
@@ -52,21 +52,30 @@ def print_json(peers: Sequence[PeerInfo]) -> None:
         }
         for peer in peers
     ]
-    print(json.dumps(rows, indent=2))
+    print_text(json.dumps(rows, indent=2))
 
 
 def print_table(peers: Sequence[PeerInfo]) -> None:
-    """Print a row for each peer."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("name", "id", "endpoint", "host", "pid", "headers", box=None, pad_edge=False)
+    """Print a row for each peer: no cell is cut off or folded, so that it can be copied."""
+    rows = [("name", "id", "endpoint", "host", "pid", "headers")]
     for peer in peers:
         headers = " ".join(f"{key}={value}" for key, value in sorted(peer.headers.items()))
-        cells = (peer.name, str(peer.id), peer.endpoint, peer.host, str(peer.pid or ""), headers)
-        # As text, or rich would take brackets for markup.
-        table.add_row(*(Text(shown(cell), overflow="fold") for cell in cells))
-    # What is not a terminal has no width to keep to.
-    Console(width=None if sys.stdout.isatty() else 500, highlight=False).print(table)
-    print(f"{len(peers)} joined")
+        rows.append((peer.name, str(peer.id), peer.endpoint, peer.host, str(peer.pid or ""), headers))
+    for line in _aligned([[_as_printed(cell) for cell in row] for row in rows]):
+        print_text(line)
+    print_text(f"{len(peers)} joined")
+
+
+def _as_printed(text: str) -> str:
+    """The text with everything escaped that is not printable, or that standard output cannot encode."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return shown(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()

@@ -13,28 +13,51 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from io import TextIOWrapper
+from types import TracebackType
 from typing import TypeVar
 
 import anyio
 import click
 
-from .. import ZdiscoError
+from .. import DiscoveryTimeout, ZdiscoError
 
 T = TypeVar("T")
 
 
+class Work:
+    """What a signal ends: to be entered once, around what the command does."""
+
+    def __init__(self) -> None:
+        self._scope = anyio.CancelScope()
+        self.signal: signal.Signals | None = None
+        """What ended it."""
+
+    def end(self, number: signal.Signals) -> None:
+        """Cancel what runs inside."""
+        self.signal = number
+        self._scope.cancel()
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        return bool(self._scope.__exit__(kind, error, trace))
+
+
 @asynccontextmanager
-async def until_signalled(*others: signal.Signals) -> AsyncIterator[anyio.CancelScope]:
-    """Give a scope, to be entered once around the work, that the first SIGINT, SIGTERM, or other signal cancels."""
-    work = anyio.CancelScope()
+async def until_signalled(*others: signal.Signals) -> AsyncIterator[Work]:
+    """Give the work that the first SIGINT, SIGTERM, or other signal ends."""
+    work = Work()
     async with anyio.create_task_group() as tasks:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *others) as signals:
 
             async def watch() -> None:
-                async for _ in signals:
-                    if work.cancel_called:
+                async for number in signals:
+                    if work.signal is not None:
                         tasks.cancel_scope.cancel()
-                    work.cancel()
+                    work.end(number)
 
             tasks.start_soon(watch)
             yield work
@@ -57,8 +80,15 @@ def run(command: Callable[[], Awaitable[T]], backend: str = "asyncio") -> T:
     except (ZdiscoError, BaseExceptionGroup) as group:
         error = _only(group)
         if isinstance(error, ZdiscoError):
-            raise click.ClickException(str(error)) from group
+            raise click.ClickException(_explained(error)) from group
         raise error from None
+
+
+def _explained(error: ZdiscoError) -> str:
+    """What to say of an error, and what to do about it where the command line can tell."""
+    if isinstance(error, DiscoveryTimeout) and not any(proxy.relay for proxy in error.proxies):
+        return f'{error}. Is a proxy running there? "zdisco proxy --bind ENDPOINT" starts one.'
+    return str(error)
 
 
 def _only(error: BaseException) -> BaseException:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ import anyio
 from attrs import frozen
 
 from .. import EventsDropped, MonitorEvent, Peer, PeerConfig, Proxy
-from .lines import event_text, message_text, print_line, print_log
+from .lines import event_text, message_text, print_line, print_log, print_text
 from .running import until_signalled
 
 T = TypeVar("T")
@@ -20,10 +20,10 @@ T = TypeVar("T")
 async def serve_proxy(proxy: Proxy) -> None:
     """Relay until a signal comes."""
     async with until_signalled() as work, proxy:
-        print(f"endpoint {proxy.endpoint}\nrelay {proxy.relay}", flush=True)
+        print_text(f"endpoint {proxy.endpoint}\nrelay {proxy.relay}")
         with work:
             await anyio.sleep_forever()
-        print(f"relayed {proxy.relayed}\nrefused {sum(proxy.refused.values())}", flush=True)
+        print_text(f"relayed {proxy.relayed}\nrefused {sum(proxy.refused.values())}")
 
 
 @frozen
@@ -32,8 +32,8 @@ class Errand:
 
     topics: tuple[str, ...]
     """To subscribe to."""
-    texts: Mapping[str, str]
-    """To publish, by topic ..."""
+    texts: Sequence[tuple[str, str]]
+    """Topics and texts to publish ..."""
     every: float
     """... every so many seconds."""
     monitor: bool
@@ -76,7 +76,7 @@ async def _print_all(stream: AsyncIterable[T], text: Callable[[T], str]) -> None
 async def _print_sockets(stream: AsyncIterable[MonitorEvent | EventsDropped]) -> None:
     async for event in stream:
         if isinstance(event, MonitorEvent):
-            print(event, flush=True)
+            print_text(str(event))
         else:
             print_line(f"Missed {event.count} socket events")
 
@@ -85,6 +85,6 @@ async def _publish(peer: Peer, errand: Errand) -> None:
     if not errand.texts:
         await anyio.sleep_forever()
     while True:
-        for topic, text in errand.texts.items():
+        for topic, text in errand.texts:
             await peer.publish(topic, text.encode(errors="surrogateescape"))
         await anyio.sleep(errand.every)
