@@ -130,7 +130,7 @@ async def test_peers_find_each_other() -> None:
 async def test_discovery_without_a_proxy_says_that_it_was_refused() -> None:
     net = MemoryNetwork()
     began = anyio.current_time()
-    with pytest.raises(DiscoveryTimeout, match=rf"no welcome from {PROXY} \(refused \d+ times\)") as caught:
+    with pytest.raises(DiscoveryTimeout, match=rf"no welcome from {PROXY} \(nothing listens there") as caught:
         await new_peer(net).__aenter__()
     assert anyio.current_time() - began == pytest.approx(10.0, abs=0.01)
     assert caught.value.timeout == 10.0

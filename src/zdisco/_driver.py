@@ -90,6 +90,8 @@ class Driver:
         self._alarm = anyio.Event()
         self._sleeps_until = float("-inf")
         self._opens = False
+        self._is_unmarked = False
+        """Whether something was subscribed after the newest marker."""
         self.perform(self.core.start())
 
     @property
@@ -128,6 +130,8 @@ class Driver:
             now = anyio.current_time()
             if self._opens:
                 self._opens = False
+                # Whoever gets a link message may hold us for joined, so it must name the newest marker.
+                self._mark()
                 self.feed(self.core.open(now))
             if self.core.deadline is not None and self.core.deadline <= now:
                 self.feed(self.core.tick(now))
@@ -159,10 +163,10 @@ class Driver:
 
         Cancellation: safe.
         """
+        self._is_unmarked = True
         wanted = self.core.roster.marker + 1
         await anyio.lowlevel.checkpoint()
-        if self.core.roster.marker < wanted:
-            self.perform(self.core.roster.next_marker())
+        self._mark()
         with anyio.move_on_after(self._config.suspect_timeout):
             while self._lacks(wanted):
                 with anyio.move_on_after(self._config.link_retry_max) as scope:
@@ -170,6 +174,11 @@ class Driver:
                         await self.changed()
                 if scope.cancelled_caught:
                     self.perform(self.core.roster.next_marker())
+
+    def _mark(self) -> None:
+        if self._is_unmarked:
+            self._is_unmarked = False
+            self.perform(self.core.roster.next_marker())
 
     def _lacks(self, marker: int) -> bool:
         return not self.is_closed and self.core.roster.unconfirmed(marker) > 0
