@@ -1,9 +1,11 @@
 """Log the socket events of any pyzmq socket, zdisco or not: python examples/monitor_logger.py [ENDPOINT]
 
 Each line is that of the classic programs. Without an endpoint it watches a pair of its own.
+It ends when the connection is tried again; Ctrl-C ends it before.
 """
 
 import sys
+from contextlib import suppress
 
 import anyio
 import zmq
@@ -32,4 +34,5 @@ async def main(endpoint: str | None) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, sys.argv[1] if len(sys.argv) > 1 else None)
+    with suppress(KeyboardInterrupt):
+        anyio.run(main, sys.argv[1] if len(sys.argv) > 1 else None)

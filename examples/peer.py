@@ -22,4 +22,6 @@ async def main(name: str, proxy: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python examples/peer.py NAME [PROXY]")
     anyio.run(main, sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "tcp://127.0.0.1:5555")

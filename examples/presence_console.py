@@ -31,7 +31,7 @@ async def main(proxy: str | None) -> None:
             robots = [peer for peer in console.peers.values() if peer.headers.get("role") == "robot"]
             if isinstance(event, PeerJoined | PeerGone):
                 word = event.cause.value if isinstance(event, PeerGone) else "joined"
-                print(f"{len(robots)} robots here; {event.peer.name} {word}", flush=True)
+                print(f"{len(robots)} robot{'s' * (len(robots) != 1)} here; {event.peer.name} {word}", flush=True)
             if isinstance(event, PeerGone) and not robots:
                 break
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def test_what_one_types_in_the_chat_the_others_read(proxy: str) -> None:
     with example("chat", "alice", proxy) as alice, example("chat", "bob", proxy) as bob:
         alice.wait_for(r"^\* bob is here$")
         alice.write("how are you?")
+        bob.wait_for("^alice: how are you")
         alice.write("  é  ")
         bob.wait_for("^alice: é$")
         bob.write("fine")
@@ -75,6 +77,22 @@ def test_what_one_types_in_the_chat_the_others_read(proxy: str) -> None:
         assert alice.errors == bob.errors == ""
 
 
+def test_ctrl_c_leaves_the_chat_in_order(proxy: str) -> None:
+    with example("chat", "alice", proxy) as alice, example("chat", "bob", proxy) as bob:
+        alice.wait_for(r"^\* bob is here$")
+        bob.wait_for(r"^\* alice is here$")
+        assert bob.leave(signal.SIGINT) == 0
+        assert bob.errors == ""
+        alice.wait_for(r"^\* bob is gone \(farewell\)$")
+
+
+@pytest.mark.parametrize("name", ["peer", "chat"])
+def test_an_example_that_needs_a_name_says_so(name: str) -> None:
+    with example(name) as program:
+        assert program.exit_code() == 1
+        assert program.errors == f"usage: python examples/{name}.py NAME [PROXY]\n"
+
+
 @pytest.mark.parametrize("brings_its_own", [True, False])
 def test_the_console_shows_eight_robots_come_and_go(proxy: str, brings_its_own: bool) -> None:
     with example("presence_console", *([] if brings_its_own else [proxy])) as console:
@@ -84,6 +102,7 @@ def test_the_console_shows_eight_robots_come_and_go(proxy: str, brings_its_own: 
     assert sorted(match[1] for match in console.seen(r"; (\S+) joined$")) == robots
     assert sorted(match[1] for match in console.seen(r"; (\S+) farewell$")) == robots
     assert re.match("0 robots here; ", console.lines[-1])
+    assert all(re.match("[02-8] robots|1 robot ", line) for line in console.lines)
 
 
 @pytest.mark.parametrize("is_served", [True, False])
@@ -99,3 +118,13 @@ def test_the_logger_shows_the_events_of_a_socket(is_served: bool) -> None:
             assert logger.errors == ""
     line = rf"[\d:.]+\tsocket:0x[0-9a-f]+ name:client value:\d+ event:\d+ desc:[A-Z_]+ endpoint:{TCP}"
     assert all(re.fullmatch(line, text) for text in logger.lines)
+
+
+def test_ctrl_c_ends_the_logger_of_what_never_answers() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        example("monitor_logger", f"tcp://127.0.0.1:{silent.getsockname()[1]}") as logger,
+    ):
+        logger.wait_for(r"desc:CONNECTED ")
+        assert logger.leave(signal.SIGINT) == 0
+        assert logger.errors == ""
