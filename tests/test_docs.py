@@ -1,9 +1,9 @@
 """What the README and the docs show is true: every snippet runs, every command exists, what is generated is fresh.
 
 Rule 1: a Python snippet is one of four. A *program* runs its own event loop and is started as a process of its own. A
-*test file* has tests, which are run by pytest. A snippet marked ``<!-- endless -->`` is cancelled after its first line
-of output. Any other is a *fragment*, which runs to its end. Fragments and endless ones have these names, open and
-joined with each other: ``peer`` (alice) and ``other`` (bob).
+*test file* has tests, which are run by pytest. Any other is a *fragment*, which runs to its end. What is marked
+``<!-- endless -->`` is ended after its first line of output: a program by a signal, a fragment by cancellation.
+Fragments have these names, open and joined with each other: ``peer`` (alice) and ``other`` (bob).
 
 Rule 2: only ports and hosts are replaced, since those of the snippets may be in use or do not exist: see `_rehosted`.
 """
@@ -80,7 +80,9 @@ SNIPPETS = [snippet for page in PAGES for snippet in _snippets(page)]
 PYTHON = [snippet for snippet in SNIPPETS if snippet.language == "python"]
 TUTORIAL = {snippet.title: snippet for snippet in PYTHON if snippet.page.name == "tutorial.md"}
 TEST_FILES = [snippet for snippet in PYTHON if snippet.is_test_file]
-PROGRAMS = [snippet for snippet in PYTHON if snippet.is_program and snippet not in TUTORIAL.values()]
+ALONE = [snippet for snippet in PYTHON if snippet.is_program and snippet not in TUTORIAL.values()]
+PROGRAMS = [snippet for snippet in ALONE if not snippet.is_endless]
+SERVICES = [snippet for snippet in ALONE if snippet.is_endless]
 FRAGMENTS = [snippet for snippet in PYTHON if not snippet.is_program and not snippet.is_test_file]
 COMMANDS = [
     pytest.param(line, id=f"{snippet}+{number}")
@@ -91,7 +93,7 @@ COMMANDS = [
 
 
 def test_the_pages_have_snippets_of_each_kind() -> None:
-    assert all([TUTORIAL, TEST_FILES, PROGRAMS, FRAGMENTS, COMMANDS])
+    assert all([TUTORIAL, TEST_FILES, PROGRAMS, SERVICES, FRAGMENTS, COMMANDS])
     assert any(snippet.is_endless for snippet in FRAGMENTS)
 
 
@@ -99,7 +101,7 @@ def test_every_fence_says_what_it_holds() -> None:
     # A fence that the pattern misses, or one of another language, would not be tested.
     fences = sum(len(re.findall(r"^```", page.read_text(encoding="utf-8"), re.MULTILINE)) for page in PAGES)
     assert fences == 2 * len(SNIPPETS)
-    assert {snippet.language for snippet in SNIPPETS} <= {"python", "sh", "text"}
+    assert {snippet.language for snippet in SNIPPETS} <= {"ini", "python", "sh", "text"}
 
 
 # Ports and hosts
@@ -168,6 +170,26 @@ async def _execute(source: str, name: str, names: dict[str, Any]) -> None:
         await result
 
 
+def _names(snippet: Snippet) -> set[str]:
+    """The names of rule 1 that a fragment takes for granted."""
+    names = [node for node in ast.walk(ast.parse(snippet.source)) if isinstance(node, ast.Name)]
+    made = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    return {node.id for node in names} & {"peer", "other"} - made
+
+
+@pytest.mark.parametrize("page", sorted({one.page for one in FRAGMENTS}), ids=lambda page: page.stem)
+def test_a_page_says_what_its_fragments_take_for_granted(page: Path) -> None:
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    fragments = [snippet for snippet in FRAGMENTS if snippet.page == page]
+    taken = set[str]().union(*map(_names, fragments))
+    if any("async " in snippet.source for snippet in fragments):
+        assert "Code with `async with` belongs in an `async def`, or in `python -m asyncio`." in text
+    if taken == {"peer"}:
+        assert "In the snippets, `peer` is a `Peer` whose block has been entered." in text
+    elif taken:
+        assert "In the snippets, `peer` and `other` are two `Peer`s whose blocks have been entered." in text
+
+
 @pytest.mark.anyio
 @pytest.mark.usefixtures("restored_logging")
 @pytest.mark.parametrize("snippet", [one for one in FRAGMENTS if not one.is_endless], ids=str)
@@ -230,9 +252,12 @@ def test_the_readme_says_what_its_program_prints() -> None:
 @pytest.mark.parametrize("snippet", TEST_FILES, ids=str)
 def test_the_tests_in_a_test_file_pass(snippet: Snippet, tmp_path: Path) -> None:
     (tmp_path / snippet.title).write_text(snippet.source, encoding="utf-8")
-    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n", encoding="utf-8")
+    # With the settings that its page shows.
+    for other in SNIPPETS:
+        if other.page == snippet.page and other.language == "ini":
+            (tmp_path / other.title).write_text(other.source, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", snippet.title],
+        [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", snippet.title],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -275,6 +300,7 @@ class _Terminal:
         """Wait until it ends; the lines that were not read yet."""
         output, errors = self._process.communicate(timeout=30)
         assert self._process.returncode == 0, errors
+        assert errors == ""
         return output.splitlines()
 
     def close(self) -> None:
@@ -323,6 +349,7 @@ def test_the_tutorial_goes_as_it_says() -> None:
         assert joined == "joined bob"
         assert _shown_in_tutorial(joined)
         bob.signal(signal.SIGINT)
+        assert bob.end() == []
         assert _shown_in_tutorial(watcher.line())  # gone bob FAREWELL
         bob = program("listen.py")
         assert watcher.line() == joined
@@ -334,13 +361,30 @@ def test_the_tutorial_goes_as_it_says() -> None:
         bob = program("listen.py")
         assert watcher.line() == joined
         proxy.signal(signal.SIGINT)
-        assert watcher.line().startswith("ProxyLost(")
+        assert proxy.end() == []
+        assert _shown_in_tutorial(watcher.line().replace(endpoint, "tcp://127.0.0.1:5555"))  # ProxyLost
         again = TUTORIAL["proxy.py"].source.replace("tcp://127.0.0.1:5555", endpoint)
         assert start(again).line() == f"proxy at {endpoint}"
-        assert watcher.line().startswith("ProxyFound(")
+        assert _shown_in_tutorial(watcher.line().replace(endpoint, "tcp://127.0.0.1:5555"))  # ProxyFound
         # Had bob joined twice, that would stand before his farewell.
         bob.signal(signal.SIGINT)
         assert watcher.line() == "gone bob FAREWELL"
+        watcher.signal(signal.SIGINT)
+        assert watcher.end() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("snippet", SERVICES, ids=str)
+def test_a_program_that_handles_signals_says_farewell(snippet: Snippet, number: signal.Signals) -> None:
+    with _terminals() as start:
+        endpoint = start(_rehosted(TUTORIAL["proxy.py"].source, "", "")).line().removeprefix("proxy at ")
+        watcher = start(_rehosted(TUTORIAL["watch.py"].source, endpoint, endpoint))
+        service = start(_rehosted(snippet.source, endpoint, endpoint))
+        assert watcher.line() == "joined service"
+        assert service.line()
+        service.signal(number)
+        assert service.end() == []
+        assert watcher.line() == "gone service FAREWELL"
 
 
 # Commands

@@ -22,7 +22,10 @@ class PeerJoined:
 
 @frozen
 class PeerUpdated:
-    """A joined peer announced a change of itself."""
+    """A joined peer announced a change of itself.
+
+    A peer of this version announces the same as long as it lives; other implementations may not.
+    """
 
     peer: PeerInfo
     was: PeerInfo
