@@ -462,6 +462,23 @@ def test_every_generated_part_stands_on_a_page() -> None:
     assert used == set(_generator().PARTS)
 
 
+def test_the_pages_can_be_built_and_show_nothing_that_is_not_public(tmp_path: Path) -> None:
+    for needed in ("mkdocs", "material", "mkdocstrings_handlers.python"):
+        pytest.importorskip(needed, reason="needs the extra docs")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+        env=_environment() | {"NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    reference = (tmp_path / "reference" / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r"MessageStream|_HasEndpoint|\bMonitor\b|<p>::</p>", reference) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_files_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
