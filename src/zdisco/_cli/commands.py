@@ -68,14 +68,6 @@ def _with_scheme(_: click.Context, __: click.Parameter, value: Endpoints) -> End
     return value
 
 
-def _bare_host(_: click.Context, __: click.Parameter, host: str | None) -> str | None:
-    """Refuse more than a host."""
-    # An IPv6 address has more than one colon.
-    if host is not None and ("://" in host or host.count(":") == 1):
-        raise click.BadParameter(f"{host!r}: it takes a host, without tcp:// and port")
-    return host
-
-
 def _joining(command: F) -> F:
     """The options of each command that joins as a peer."""
     for option in (
@@ -138,12 +130,7 @@ def zdisco() -> None:
     metavar="ENDPOINT",
     help="Where peers publish to; a free port at the same host unless given.",
 )
-@click.option(
-    "--advertise",
-    callback=_bare_host,
-    metavar="HOST",
-    help="Host that peers connect to, if it is not the bound one.",
-)
+@click.option("--advertise", metavar="HOST", help="Host that peers connect to, if it is not the bound one.")
 @_backend
 def proxy(bind: str, relay: str | None, advertise: str | None, backend: str) -> None:
     """Relay discovery messages until SIGINT or SIGTERM.
