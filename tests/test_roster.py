@@ -35,7 +35,7 @@ from zdisco._core.envelope import (
 )
 from zdisco._core.events import Event, PeerGone, PeerJoined, PeerRecovered, PeerSuspected, PeerUpdated
 from zdisco._core.model import Cause, LinkState, PeerInfo, Probe, ReconnectStop
-from zdisco._core.roster import Roster
+from zdisco._core.roster import EPOCHS, Roster
 from zdisco._core.wire import Announce, Farewell
 
 ME, BOB, EVE = UUID(int=1), UUID(int=2), UUID(int=3)
@@ -274,6 +274,61 @@ def test_a_peer_whose_own_connection_never_broke_joins_again_without_a_new_marke
     assert told(made.link_heard(KEY, LinkBody(1, 0, 2), 8.0)) == [PeerJoined(announce().info)]
 
 
+def test_a_peer_that_joined_long_ago_recovers_however_many_came_and_went_since() -> None:
+    made = joined(PeerConfig(max_strangers=3))
+    for number in range(100, 110):
+        other = announce(UUID(int=number), OTHER, THERE)
+        prove(made, other, 1.0)
+        made.link_down(THERE, 1.0)
+        made.probed(THERE, Probe.REFUSED, 1.0)
+        made.drained(THERE, 1.0)
+    made.link_down(HERE, 2.0)
+    assert told(run(made, 2.3)) == [PeerSuspected(announce().info)]
+    made.link_up(HERE, 2.4)
+    assert told(made.link_heard(KEY, LinkBody(1, 0, 1), 2.4)) == [PeerRecovered(announce().info)]
+
+
+def test_the_number_of_a_connection_never_says_again_that_it_is_the_first() -> None:
+    made = joined()
+    made.links[0].epoch = EPOCHS - 1
+    made.link_down(HERE, 1.0)
+    assert made.links[0].epoch == 1
+    assert SubscribeTopic(marker(ME, SESSION, 2)) in made.link_up(HERE, 1.1)
+
+
+def test_one_new_marker_serves_all_links_that_broke_before_it() -> None:
+    made = joined()
+    prove(made, announce(EVE, OTHER, THERE))
+    made.link_down(HERE, 1.0)
+    made.link_down(THERE, 1.0)
+    assert links(made.link_up(HERE, 1.1)) == [LinkBody(2, 1, 0, answer_me=True)]
+    outputs = made.link_up(THERE, 1.2)
+    assert links(outputs) == [LinkBody(2, 1, 0, answer_me=True)]
+    assert SubscribeTopic(marker(ME, SESSION, 3)) not in outputs
+
+
+def test_what_was_subscribed_before_we_were_told_of_the_connection_is_confirmed_before_the_peer_joins() -> None:
+    made = roster()
+    made.announced(announce(), HERE, 0.0)
+    made.next_marker()
+    assert not prove(made, announce(), body=LinkBody(1, 0, 0))
+    assert not told(made.confirm_heard(KEY, ConfirmBody(1), 0.1))
+    assert told(made.confirm_heard(KEY, ConfirmBody(2), 0.1)) == [PeerJoined(announce().info)]
+
+
+def test_a_confirmation_that_was_lost_is_asked_for_again_by_one_marker_for_all() -> None:
+    made = roster()
+    both = announce(), announce(EVE, OTHER, THERE)
+    for one in both:
+        made.announced(one, one.info.endpoint, 0.0)
+    made.next_marker()
+    assert not [event for one in both for event in prove(made, one)]
+    outputs = run(made, 1.1)
+    assert outputs == [SubscribeTopic(marker(ME, SESSION, 3)), UnsubscribeTopic(marker(ME, SESSION, 2))]
+    assert told(made.confirm_heard(KEY, ConfirmBody(3), 1.1)) == [PeerJoined(announce().info)]
+    assert run(made, 2.1) == [SubscribeTopic(marker(ME, SESSION, 4)), UnsubscribeTopic(marker(ME, SESSION, 3))]
+
+
 # Who is given up, and when
 
 
@@ -333,6 +388,18 @@ def test_reconnect_stop_0_never_probes_and_never_disconnects() -> None:
     assert outputs == [PeerSuspected(announce().info), PeerGone(announce().info, Cause.UNREACHABLE)]
     made.link_up(HERE, 200.0)
     assert told(made.link_heard(KEY, LinkBody(1, 0, 1), 200.0)) == [PeerJoined(announce().info)]
+
+
+@pytest.mark.parametrize("stop", [0, 2])
+def test_who_is_never_given_up_is_connected_anew_also_after_the_end_of_its_stay(stop: int) -> None:
+    made = joined(PeerConfig(reconnect_stop=stop))
+    made.confirm_heard(KEY, ConfirmBody(1), 0.0)
+    made.link_down(HERE, 1.0)
+    run(made, 5.95)
+    made.link_down(HERE, 5.95)
+    assert run(made, 7.0) == [PeerGone(announce().info, Cause.UNREACHABLE), RevivePeer(HERE)]
+    (link,) = made.links
+    assert (link.epoch, link.confirmed, link.seen) == (1, 1, 1), "what the connection taught is not forgotten"
 
 
 def test_reconnect_stop_1_stops_when_refused_and_not_when_the_handshake_fails() -> None:
@@ -609,9 +676,9 @@ def test_a_subscription_is_confirmed_by_each_peer_that_relies_on_it() -> None:
         UnsubscribeTopic(marker(ME, SESSION, 1)),
     ]
     assert made.unconfirmed(2) == 1
-    made.confirm_heard(KEY, ConfirmBody(1))
+    made.confirm_heard(KEY, ConfirmBody(1), 0.0)
     assert made.unconfirmed(2) == 1
-    made.confirm_heard(KEY, ConfirmBody(2))
+    made.confirm_heard(KEY, ConfirmBody(2), 0.0)
     assert made.unconfirmed(2) == 0
 
 
@@ -621,6 +688,30 @@ def test_nobody_waits_for_a_peer_whose_link_broke() -> None:
     assert made.unconfirmed(2) == 1
     made.link_down(HERE, 1.0)
     assert made.unconfirmed(2) == 0
+
+
+def test_nobody_waits_for_who_claims_the_endpoint_of_a_joined_peer() -> None:
+    made = joined()
+    made.announced(announce(EVE, OTHER), HERE, 1.0)
+    made.next_marker()
+    assert made.unconfirmed(made.marker) == 1
+    made.confirm_heard(KEY, ConfirmBody(made.marker), 1.0)
+    assert made.unconfirmed(made.marker) == 0
+
+
+def test_who_comes_to_an_endpoint_that_is_connected_gets_a_new_marker() -> None:
+    made = joined()
+    outputs = made.announced(announce(EVE, OTHER), HERE, 1.0)[1]
+    assert outputs[:2] == [SubscribeTopic(marker(ME, SESSION, 2)), UnsubscribeTopic(marker(ME, SESSION, 1))]
+    assert links(outputs) == [LinkBody(2, 0, 0, answer_me=True)]
+
+
+def test_who_moves_to_an_endpoint_that_is_connected_gets_a_new_marker() -> None:
+    made = joined()
+    prove(made, announce(EVE, OTHER, THERE))
+    made.link_down(HERE, 1.0)
+    outputs = made.announced(announce(endpoint=THERE), THERE, 1.0)[1]
+    assert links(outputs) == [LinkBody(2, 1, 0, answer_me=True)]
 
 
 def test_nobody_waits_for_a_suspect_peer() -> None:
@@ -672,21 +763,34 @@ def test_a_table_full_of_joined_peers_takes_no_more() -> None:
 
 
 def test_tombstones_strangers_markers_and_epochs_are_bounded() -> None:
-    made = roster(PeerConfig(max_tombstones=3, max_strangers=3), is_open=False)
+    made = roster(PeerConfig(max_tombstones=3, max_strangers=3))
     for number in range(100, 110):
         id = UUID(int=number)
-        made.announced(announce(id, OTHER), HERE, 0.0)
-        made.link_up(HERE, 0.0)
         made.subscribed(Marker(id, OTHER, 1), 0.0)
+        prove(made, announce(id, OTHER), body=LinkBody(1, 0, number - 100))
         made.link_down(HERE, 0.1)
         made.farewell(Farewell(id, HERE, 10, OTHER), 0.2)
         made.drained(HERE, 0.3)
+    made.close()
     refused = [drops(made.subscribed(Inbox(UUID(int=number)), 1.0)) for number in range(200, 210)]
     assert refused == [[]] * 3 + [[Drop.TABLE_FULL]] * 7
     assert [len(table) for table in (made._tombstones, made._strangers, made._epochs)] == [3, 3, 3]
-    assert len(made._markers) <= 3 + 1, "those of links have their own room"
+    assert len(made._markers) == 3, "a link remembers its own"
     assert made.is_tombstoned(announce(UUID(int=109), OTHER))
     assert not made.is_tombstoned(announce(UUID(int=100), OTHER)), "the oldest went"
+
+
+def test_a_peer_that_was_never_connected_takes_no_room_among_the_epochs() -> None:
+    made = joined()
+    made.link_down(HERE, 1.0)
+    made.probed(HERE, Probe.REFUSED, 1.0)
+    made.drained(HERE, 1.0)
+    known = dict(made._epochs)
+    assert known.keys() == {KEY, HERE}
+    made.announced(announce(EVE, OTHER, THERE), THERE, 2.0)
+    made.probed(THERE, Probe.REFUSED, 2.0)
+    made.drained(THERE, 2.0)
+    assert made._epochs == known
 
 
 def test_the_joined_peers_cannot_be_changed_from_outside() -> None:

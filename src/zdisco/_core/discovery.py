@@ -403,7 +403,7 @@ class Discovery:
                 case Kind.LINK:
                     return self._link_message(key, LinkBody.decode(frame.body), now)
                 case Kind.CONFIRM:
-                    return self.roster.confirm_heard(key, ConfirmBody.decode(frame.body))
+                    return self.roster.confirm_heard(key, ConfirmBody.decode(frame.body), now)
                 case Kind.FAREWELL:
                     FarewellBody.decode(frame.body)
                     return self.roster.direct_farewell(key, now)

@@ -105,6 +105,12 @@ class Link:
     """Our marker in the last link message that we sent on the present connection."""
     confirmed: int = 0
     """The newest of our markers that it has confirmed."""
+    seen: int = 0
+    """The newest of its markers that was in force at our `dataPub`."""
+    stale: int = 0
+    """Our marker when our last connection to it ended: it may still remember that one, or an older."""
+    floor: int = 0
+    """The marker that it must have confirmed before the link is verified."""
     retry: float = 0.0
     """Seconds until the next unanswered link message is repeated."""
     probes: int = 0
@@ -117,6 +123,11 @@ class Link:
     @property
     def peer(self) -> PeerInfo:
         return self.announce.info
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is only kept until what it had sent was read."""
+        return self.verdict is not None
 
     @property
     def sender(self) -> bytes:

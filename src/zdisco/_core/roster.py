@@ -23,7 +23,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from .actions import (
     ConnectPeer,
@@ -39,7 +39,8 @@ from .actions import (
     UnsubscribeTopic,
 )
 from .config import PeerConfig
-from .envelope import ALL, ConfirmBody, Inbox, Kind, LinkBody, Marker, control_frame, inbox, marker
+from .envelope import ALL, ConfirmBody, Inbox, Kind, LinkBody, Marker, control_frame, inbox
+from .envelope import marker as marker_topic
 from .events import PeerUpdated
 from .link import FINAL, Link, LinkKey, Signal
 from .model import Endpoint, LinkState, PeerId, PeerInfo, Probe, ReconnectStop
@@ -117,32 +118,34 @@ class Roster:
         link = self._by_id.get(PeerId(bytes=id_and_session[:16]), {}).get(id_and_session[16:])
         return None if link is None else link.peer
 
-    def unconfirmed(self, marker: int) -> int:
+    def unconfirmed(self, counter: int) -> int:
         """How many peers that rely on our subscriptions have not confirmed this marker."""
-        return sum(
-            1
-            for link in self._links.values()
-            if link.told is not None
-            and link.confirmed < marker
-            and link.verdict is None
-            and link.state is not LinkState.SUSPECT
-            and not link.announce.is_classic
-        )
+        return sum(1 for link in self._links.values() if link.confirmed < counter and self._relies_on_us(link))
+
+    def _relies_on_us(self, link: Link) -> bool:
+        if link.told is None or link.is_given_up or link.announce.is_classic:
+            return False
+        if link.state is LinkState.ANNOUNCED:
+            # One process listens at an endpoint. Who claims that of a joined peer may be dead or a lie.
+            neighbours = self._by_endpoint[link.endpoint].values()
+            return not any(other.state is LinkState.JOINED for other in neighbours)
+        return link.state is LinkState.JOINED
 
     # Our own subscriptions
 
     def subscriptions(self) -> list[Output]:
         """What `dataSub` subscribes to before it connects anywhere."""
-        return [SubscribeTopic(ALL), SubscribeTopic(inbox(self.me)), SubscribeTopic(self._marker_topic())]
+        return [SubscribeTopic(ALL), SubscribeTopic(inbox(self.me)), SubscribeTopic(self._my_marker)]
 
     def next_marker(self) -> list[Output]:
         """Put a marker behind what was just subscribed: who sees it has all that came before."""
-        was = self._marker_topic()
+        was = self._my_marker
         self.marker += 1
-        return [SubscribeTopic(self._marker_topic()), UnsubscribeTopic(was)]
+        return [SubscribeTopic(self._my_marker), UnsubscribeTopic(was)]
 
-    def _marker_topic(self) -> bytes:
-        return marker(self.me, self.session, self.marker)
+    @property
+    def _my_marker(self) -> bytes:
+        return marker_topic(self.me, self.session, self.marker)
 
     def open(self, now: float) -> list[Output]:
         """Let link messages out. Until then nobody can hold us for joined."""
@@ -193,28 +196,41 @@ class Roster:
         else:
             return []
         for link in pool:
-            if link.state is LinkState.ANNOUNCED and link.verdict is None:
+            if link.state is LinkState.ANNOUNCED and not link.is_given_up:
                 return [*self._finish(link, Signal.EXPIRED, now), Dropped(Drop.TABLE_FULL, str(link.peer.id))]
         return []
 
     def _create(self, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
-        neighbours = self._by_endpoint.setdefault(endpoint, {})
-        is_up = any(link.down_since is None for link in neighbours.values())
         key = announce.info.id, announce.session
         epoch = max(self._epochs.pop(key, 0), self._epochs.pop(endpoint, 0))
-        down_since = None if is_up else now
-        link = Link(announce, endpoint, down_since, epoch=epoch, retry=self.config.link_retry_min)
-        self._links[link.key] = neighbours[link.key] = link
+        link = Link(announce, endpoint, now, epoch=epoch, seen=self._markers.pop(key, 0))
+        self._links[key] = link
         self._by_id.setdefault(link.peer.id, {})[announce.session] = link
-        self._retries.pop(link.key, None)
-        self._timers.cancel((Alarm.RETRY, link.key))
-        self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.announced_timeout)
-        outputs: list[Output] = [] if len(neighbours) > 1 else [ConnectPeer(endpoint)]
+        self._retries.pop(key, None)
+        self._timers.cancel((Alarm.RETRY, key))
+        self._timers.arm((Alarm.EXPIRE, key), now + self.config.announced_timeout)
+        return self._enter_endpoint(link, endpoint, now)
+
+    def _enter_endpoint(self, link: Link, endpoint: Endpoint, now: float) -> list[Output]:
+        """Let a link share the connection to ``endpoint``, or make one."""
+        neighbours = self._by_endpoint.setdefault(endpoint, {})
+        outputs: list[Output] = [] if neighbours else [ConnectPeer(endpoint)]
+        # A connection that is being drained is as good as down: `drained` makes a new one.
+        is_up = any(other.down_since is None and not other.is_given_up for other in neighbours.values())
+        neighbours[link.key] = link
+        link.endpoint = endpoint
+        link.down_since = None if is_up else now
+        link.stale = self.marker
+        link.retry = self.config.link_retry_min
+        link.probes = 0
+        if is_up and not link.announce.is_classic:
+            # It may have confirmed our marker before we knew it, or know it from an older connection.
+            outputs += self.next_marker()
         return outputs + self._send_link(link, now)
 
     def _update(self, link: Link, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
         was, new = link.announce, announce
-        if link.verdict is not None:
+        if link.is_given_up:
             # The tombstone must not name the incarnation by which it refutes a farewell.
             return []
         if (new.info.incarnation, new.info.revision) < (was.info.incarnation, was.info.revision):
@@ -238,18 +254,9 @@ class Roster:
 
     def _move(self, link: Link, endpoint: Endpoint, now: float) -> list[Output]:
         """Follow a peer whose link is down to another endpoint."""
-        outputs = self._leave_endpoint(link)
-        neighbours = self._by_endpoint.setdefault(endpoint, {})
-        if not neighbours:
-            outputs.append(ConnectPeer(endpoint))
-        is_up = any(other.down_since is None for other in neighbours.values())
-        neighbours[link.key] = link
-        link.endpoint = endpoint
-        link.down_since = None if is_up else now
-        link.probes = 0
         self._timers.cancel((Alarm.PROBE, link.key))
         self._timers.cancel((Alarm.ZOMBIE, link.key))
-        return outputs + self._send_link(link, now)
+        return self._leave_endpoint(link) + self._enter_endpoint(link, endpoint, now)
 
     def farewell(self, farewell: Farewell, now: float) -> list[Output]:
         """A farewell came through a proxy."""
@@ -260,7 +267,7 @@ class Roster:
         for link in links:
             if link is None:
                 continue
-            if link.verdict is not None:
+            if link.is_given_up:
                 if link.announce.is_classic:
                     link.verdict = Signal.FAREWELL
             elif link.announce.is_classic or (link.down_since is not None and link.epoch > 0):
@@ -276,7 +283,7 @@ class Roster:
         link = self._links.get(key)
         if link is None:
             return []
-        if link.verdict is not None:
+        if link.is_given_up:
             link.verdict = Signal.FAREWELL
             return []
         outputs = self._finish(link, Signal.FAREWELL, now)
@@ -289,8 +296,14 @@ class Roster:
         """The ZMTP handshake with whoever is at ``endpoint`` succeeded."""
         outputs: list[Output] = []
         links = list(self._by_endpoint.get(endpoint, {}).values())
-        if any(link.epoch > 0 and link.down_since is not None for link in links):
-            # Its memory of our marker may stem from the connection that ended; only a new one
+        back = [link for link in links if link.down_since is not None]
+        for link in back:
+            if self.marker > link.stale:
+                # What was subscribed while we were not told of this connection may not be part of
+                # what it replayed. The peer confirms it when it is in force.
+                link.floor = self.marker
+        if any(link.epoch > 0 and link.stale == self.marker for link in back):
+            # Its memory of our marker may stem from the connection that ended; only a newer one
             # proves that what we subscribed is in force on this connection.
             outputs += self.next_marker()
         for link in links:
@@ -309,22 +322,19 @@ class Roster:
         """Our connection to ``endpoint`` ended, or another attempt failed."""
         outputs: list[Output] = []
         for link in list(self._by_endpoint.get(endpoint, {}).values()):
-            if link.verdict is not None:
+            if link.is_given_up:
                 continue
             if link.down_since is None:
                 outputs += self._broke(link, now)
-            if self._links.get(link.key) is not link or self._is_given_up(link):
+            if self._links.get(link.key) is not link or link.is_given_up:
                 continue
             self._timers.arm((Alarm.ZOMBIE, link.key), now + self.config.zombie_after)
         return outputs
 
-    @staticmethod
-    def _is_given_up(link: Link) -> bool:
-        return link.verdict is not None
-
     def _broke(self, link: Link, now: float) -> list[Output]:
         link.down_since = now
-        link.epoch = (link.epoch + 1) % EPOCHS
+        link.epoch = _next_epoch(link.epoch)
+        link.stale = self.marker
         link.heard = link.told = None
         link.probes = 0
         self._timers.cancel((Alarm.LINK, link.key))
@@ -345,7 +355,7 @@ class Roster:
         for link in self._by_endpoint.get(endpoint, {}).values():
             self._timers.cancel((Alarm.ZOMBIE, link.key))
             may_probe = self._stops_when_refused and not self._timers.is_armed((Alarm.PROBE, link.key))
-            if link.down_since is not None and link.verdict is None and may_probe:
+            if link.down_since is not None and not link.is_given_up and may_probe:
                 self._timers.arm((Alarm.PROBE, link.key), link.down_since)
         return []
 
@@ -360,7 +370,7 @@ class Roster:
         is_refused = probe is Probe.REFUSED and self._stops_when_refused
         outputs: list[Output] = []
         for link in list(self._by_endpoint.get(endpoint, {}).values()):
-            if link.down_since is None or link.verdict is not None:
+            if link.down_since is None or link.is_given_up:
                 continue
             if is_refused and not self._may_have_said_farewell(link):
                 outputs += self._give_up(link, Signal.REFUSED, now)
@@ -387,7 +397,7 @@ class Roster:
     def _give_up_all(self, endpoint: Endpoint, signal: Signal, now: float) -> list[Output]:
         outputs: list[Output] = []
         for link in list(self._by_endpoint.get(endpoint, {}).values()):
-            if link.down_since is not None and link.verdict is None:
+            if link.down_since is not None and not link.is_given_up:
                 outputs += self._give_up(link, signal, now)
         return outputs
 
@@ -404,16 +414,19 @@ class Roster:
         # Whoever takes us for a stranger has no connection to us that could be proved.
         if body.echo == link.epoch and link.down_since is None and not body.stranger:
             link.heard = body
+            self._timers.cancel((Alarm.LINK, link.key))
         outputs = self._evaluate(link, now)
         if body.answer_me:
             outputs += self._send_link(link, now)
         return outputs
 
-    def confirm_heard(self, key: LinkKey, body: ConfirmBody) -> list[Output]:
+    def confirm_heard(self, key: LinkKey, body: ConfirmBody, now: float) -> list[Output]:
         """A peer has seen one of our markers."""
-        if (link := self._links.get(key)) is not None:
-            link.confirmed = max(link.confirmed, body.marker)
-        return []
+        link = self._links.get(key)
+        if link is None:
+            return []
+        link.confirmed = max(link.confirmed, body.marker)
+        return self._evaluate(link, now)
 
     def subscribed(self, topic: Inbox | Marker, now: float) -> list[Output]:
         """A control subscription of a peer is in force at our `dataPub`."""
@@ -433,19 +446,27 @@ class Roster:
 
     def _marker_seen(self, seen: Marker, now: float) -> list[Output]:
         key = seen.id, seen.session
-        self._markers[key] = max(self._markers.pop(key, 0), seen.counter)
-        _trim(self._markers, self.config.max_strangers + len(self._links))
         body = ConfirmBody(seen.counter).encode()
         outputs: list[Output] = [SendData(self._control(seen.id, Kind.CONFIRM, body))]
-        if (link := self._links.get(key)) is not None:
-            outputs += self._evaluate(link, now)
-        return outputs
+        if (link := self._links.get(key)) is None:
+            self._remember_marker(key, seen.counter)
+            return outputs
+        link.seen = max(link.seen, seen.counter)
+        return outputs + self._evaluate(link, now)
+
+    def _remember_marker(self, key: LinkKey, counter: int) -> None:
+        self._markers[key] = max(self._markers.pop(key, 0), counter)
+        _trim(self._markers, self.config.max_strangers)
 
     def _evaluate(self, link: Link, now: float) -> list[Output]:
         """Hold what we have of the link against rule 1."""
-        if link.verdict is not None or link.heard is None:
+        if link.is_given_up or link.heard is None:
             return []
-        if self._markers.get(link.key, 0) < link.heard.marker:
+        if link.confirmed < link.floor:
+            if not self._timers.is_armed((Alarm.LINK, link.key)):
+                self._timers.arm((Alarm.LINK, link.key), now + self.config.link_retry_max)
+            return []
+        if link.seen < link.heard.marker:
             # The peer connected anew and its subscriptions are not in force here yet.
             if link.state is LinkState.JOINED and not self._timers.is_armed((Alarm.SUSPECT, link.key)):
                 self._timers.arm((Alarm.SUSPECT, link.key), now + self.config.suspect_after)
@@ -456,7 +477,7 @@ class Roster:
             return self._give_up(link, Signal.REPLACED, now)
         outputs: list[Output] = []
         for rival in rivals:
-            if rival.verdict is None:
+            if not rival.is_given_up:
                 outputs += self._give_up(rival, Signal.REPLACED, now)
         if any(rival.key in self._links for rival in rivals):
             # They are told gone when they are drained; this link is looked at again then.
@@ -472,7 +493,7 @@ class Roster:
     def _prove_classic(self, link: Link, now: float) -> list[Output]:
         """A connection is all the proof that a classic peer gives, so it replaces none but its like."""
         rivals = [rival for rival in self._rivals(link) if rival.state is not LinkState.ANNOUNCED]
-        if link.verdict is not None or any(not rival.announce.is_classic for rival in rivals):
+        if link.is_given_up or any(not rival.announce.is_classic for rival in rivals):
             return []
         younger = list(self._by_endpoint[link.endpoint].values())
         if any(other.announce.is_classic for other in younger[younger.index(link) + 1 :]):
@@ -495,13 +516,25 @@ class Roster:
     # Link messages
 
     def _send_link(self, link: Link, now: float) -> list[Output]:
-        if not self._open or link.down_since is not None or link.verdict is not None or link.announce.is_classic:
+        if not self._open or link.down_since is not None or link.is_given_up or link.announce.is_classic:
             return []
         link.told = self.marker
         body = LinkBody(self.marker, link.epoch, link.echo, answer_me=link.heard is None)
         if link.heard is None and not self._timers.is_armed((Alarm.LINK, link.key)):
             self._timers.arm((Alarm.LINK, link.key), now + link.retry)
         return [SendData(self._control(link.peer.id, Kind.LINK, body.encode()))]
+
+    def _repeat_link(self, link: Link, now: float) -> list[Output]:
+        if link.heard is None:
+            link.retry = min(2 * link.retry, self.config.link_retry_max)
+            return self._send_link(link, now)
+        if link.confirmed >= link.floor:
+            return []
+        # Its confirmation was lost, or is slow. One new marker serves all that wait.
+        outputs = self.next_marker() if link.floor == self.marker else []
+        link.floor = self.marker
+        self._timers.arm((Alarm.LINK, link.key), now + self.config.link_retry_max)
+        return outputs
 
     def _send_link_to_stranger(self, peer: PeerId) -> list[Output]:
         body = LinkBody(self.marker, 0, 0, answer_me=True, stranger=True)
@@ -540,19 +573,21 @@ class Roster:
         return outputs
 
     def _finish(self, link: Link, signal: Signal, now: float, *, is_connected: bool = True) -> list[Output]:
-        self._cancel_all(link.key)
         if signal is Signal.EXPIRED and not self._stops_when_refused and link.state is not LinkState.ANNOUNCED:
             return self._go_on_trying(link, now)
+        self._cancel_all(link.key)
         del self._links[link.key]
         siblings = self._by_id[link.peer.id]
         del siblings[link.announce.session]
         if not siblings:
             del self._by_id[link.peer.id]
         outputs = self._leave_endpoint(link, is_connected=is_connected)
-        # Its marker is kept, too: its own connection to us may never have ended, and then it
-        # subscribes to nothing again.
-        self._epochs[link.key] = self._epochs[link.endpoint] = (link.epoch + 1) % EPOCHS
-        _trim(self._epochs, self.config.max_tombstones)
+        if link.seen:
+            # Its own connection to us may never have ended, and then it subscribes to nothing again.
+            self._remember_marker(link.key, link.seen)
+        if link.epoch or link.confirmed or link.down_since is None:
+            self._epochs[link.key] = self._epochs[link.endpoint] = _next_epoch(link.epoch)
+            _trim(self._epochs, self.config.max_tombstones)
         if signal in FINAL:
             self._bury(link)
         if signal is Signal.EXPIRED and link.announce.is_classic:
@@ -564,8 +599,11 @@ class Roster:
 
     def _go_on_trying(self, link: Link, now: float) -> list[Output]:
         """End the stay, not the connection: ``reconnect_stop=0`` leaves it to libzmq for ever."""
+        # The others belong to the connection, which must be revived as before.
+        for alarm in (Alarm.LINK, Alarm.SUSPECT, Alarm.EXPIRE, Alarm.HINT):
+            self._timers.cancel((alarm, link.key))
+        fresh = evolve(link, state=LinkState.ANNOUNCED, heard=None, told=None)
         outputs = self._signal(link, Signal.EXPIRED)
-        fresh = Link(link.announce, link.endpoint, link.down_since, epoch=link.epoch, echo=link.echo, retry=link.retry)
         self._links[link.key] = self._by_endpoint[link.endpoint][link.key] = fresh
         self._by_id[link.peer.id][link.announce.session] = fresh
         return outputs + self._send_link(fresh, now)
@@ -606,13 +644,12 @@ class Roster:
             retry = self._retries.pop(key, None)
             return [] if retry is None or key in self._links else self._create(*retry, now)
         link = self._links.get(key)
-        if link is None or link.verdict is not None:
+        if link is None or link.is_given_up:
             # What was due just before it gave the link up.
             return []
         match alarm:
             case Alarm.LINK:
-                link.retry = min(2 * link.retry, self.config.link_retry_max)
-                return self._send_link(link, now) if link.heard is None else []
+                return self._repeat_link(link, now)
             case Alarm.PROBE:
                 return [ProbePeer(link.endpoint)]
             case Alarm.ZOMBIE:
@@ -629,6 +666,11 @@ class Roster:
         if not self._stops_when_refused:
             return [] if link.state is LinkState.ANNOUNCED else self._finish(link, Signal.EXPIRED, now)
         return self._give_up(link, Signal.EXPIRED, now)
+
+
+def _next_epoch(epoch: int) -> int:
+    # 0 says that no connection has ended, so it never comes again.
+    return epoch % (EPOCHS - 1) + 1
 
 
 def _trim(table: dict[_K, _V], size: int) -> None:
