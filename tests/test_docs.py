@@ -32,7 +32,7 @@ import anyio
 import pytest
 from attrs import frozen
 
-from zdisco import Peer, Proxy
+from zdisco import Peer, Proxy, ProxySighting
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -483,6 +483,22 @@ def test_the_pages_can_be_built_and_show_nothing_that_is_not_public(tmp_path: Pa
 def test_links_between_files_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        ProxySighting("…", refused=3),
+        ProxySighting("…"),
+        ProxySighting("…", connected=True),
+        ProxySighting("…", connected=True, relay="…"),
+        ProxySighting("…", connected=True, relay="…", subscribed=True, announced=7),
+    ],
+    ids=str,
+)
+def test_what_was_seen_of_a_proxy_is_explained(seen: ProxySighting) -> None:
+    text = re.sub(r"\(no connection: .*\)", "(no connection: …)", str(seen)).replace("7 announces", "N announces")
+    assert f"| {text} |" in (DOCS / "howto" / "debug.md").read_text(encoding="utf-8")
 
 
 def test_the_pages_use_no_word_that_the_glossary_replaces() -> None:
