@@ -20,11 +20,11 @@ from zdisco._core.actions import (
     SendToProxy,
 )
 from zdisco._core.config import PeerConfig
-from zdisco._core.discovery import MAX_INCARNATION, Discovery
+from zdisco._core.discovery import Discovery
 from zdisco._core.envelope import ALL, ControlFrame, FarewellBody, Kind, LinkBody, control_frame, inbox, marker, split
 from zdisco._core.events import PeerGone, PeerJoined, ProxyFound, ProxyLost
 from zdisco._core.model import Cause, PeerInfo
-from zdisco._core.wire import Announce, Farewell, Welcome, decode, encode
+from zdisco._core.wire import MAX_INCARNATION, Announce, Farewell, Welcome, decode, encode
 
 PROXY, SECOND = "tcp://127.0.0.1:5555", "tcp://127.0.0.1:5556"
 RELAY, ELSEWHERE = "tcp://127.0.0.1:41000", "tcp://127.0.0.1:41001"
@@ -242,6 +242,13 @@ def test_who_was_told_of_us_by_every_proxy_of_ours_needs_no_answer(
     assert bool(sent_at(run(made, 1.0))) == is_answered
 
 
+def test_what_is_said_without_a_session_is_not_kept() -> None:
+    made = found(core())
+    said = PeerInfo(BOB, THERE, name="x", cluster="other", incarnation=MAX_INCARNATION)
+    assert hear(made, Announce(said)) == [ConnectPeer(THERE)]
+    assert made.link_up(THERE, 0.0) == [PeerJoined(PeerInfo(BOB, THERE))]
+
+
 def test_a_peer_of_another_cluster_is_not_connected() -> None:
     made = found(core())
     assert hear(made, announce(cluster="other")) == [Dropped(Drop.FOREIGN_CLUSTER, "other")]
@@ -316,10 +323,39 @@ def test_what_is_said_about_us_is_refuted_once_in_an_announce_interval_but_in_th
     made = found(core())
     assert sent(hear(made, Farewell(ME, HERE, 100), 1.0))
     for now in (1.1, 1.2, 1.9):
-        assert not sent(hear(made, Farewell(ME, HERE, 500), now))
+        assert not sent(hear(made, announce(ME, THERE, b"else", 500), now))
     (later,) = [(at, decode(output.frame)) for at, output in run(made, 5.0) if isinstance(output, SendToProxy)]
     assert later == (2.0, made.me)
     assert made.info.incarnation == 501
+
+
+def test_a_forged_farewell_does_not_choose_our_incarnation() -> None:
+    made = found(core())
+    hear(made, Farewell(ME, HERE, MAX_INCARNATION, MINE), 1.0)
+    assert made.info.incarnation == 101
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        announce(ME, THERE, MINE, 100),
+        announce(ME, HERE, MINE, 150),
+        Announce(PeerInfo(ME, HERE, incarnation=100, revision=1), MINE),
+    ],
+)
+def test_a_forged_announce_with_our_own_session_is_refuted(copy: Announce) -> None:
+    made = found(core())
+    outputs = hear(made, copy, 1.0)
+    assert drops(outputs) == [Drop.FORGED_ANNOUNCE]
+    assert sent(outputs) == [made.me]
+    assert made.info.incarnation == copy.info.incarnation + 1
+
+
+def test_an_older_announce_of_ours_needs_no_answer() -> None:
+    made = found(core())
+    was = made.me
+    hear(made, Farewell(ME, HERE), 1.0)
+    assert hear(made, was, 9.0) == []
 
 
 def test_our_id_with_another_session_makes_us_raise_our_incarnation_above_it() -> None:

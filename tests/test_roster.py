@@ -25,6 +25,7 @@ from zdisco._core.envelope import (
     ALL,
     ConfirmBody,
     ControlFrame,
+    FarewellBody,
     Inbox,
     Kind,
     LinkBody,
@@ -462,8 +463,11 @@ def test_what_is_due_together_with_the_end_of_a_link_is_harmless() -> None:
 
 def test_a_direct_farewell_ends_the_stay_at_once() -> None:
     made = joined()
-    assert made.direct_farewell(KEY, 1.0) == [DisconnectPeer(HERE), PeerGone(announce().info, Cause.FAREWELL)]
-    assert not made.direct_farewell(KEY, 1.0)
+    assert made.direct_farewell(KEY, FarewellBody(10), 1.0) == [
+        DisconnectPeer(HERE),
+        PeerGone(announce().info, Cause.FAREWELL),
+    ]
+    assert not made.direct_farewell(KEY, FarewellBody(10), 1.0)
     assert made.deadline is None
 
 
@@ -471,7 +475,7 @@ def test_a_direct_farewell_that_is_read_while_draining_is_the_cause() -> None:
     made = joined()
     made.link_down(HERE, 1.0)
     made.probed(HERE, Probe.REFUSED, 1.0)
-    assert not made.direct_farewell(KEY, 1.0)
+    assert not made.direct_farewell(KEY, FarewellBody(10), 1.0)
     assert made.drained(HERE, 1.0) == [PeerGone(announce().info, Cause.FAREWELL)]
 
 
@@ -501,13 +505,22 @@ def test_a_farewell_of_a_peer_whose_link_is_broken_is_believed() -> None:
 
 
 @pytest.mark.parametrize(
-    "farewell", [Farewell(BOB, HERE, 9, BOBS), Farewell(BOB, HERE, 10, OTHER), Farewell(EVE, HERE, 10, BOBS)]
+    "farewell",
+    [
+        Farewell(BOB, HERE, 9, BOBS),
+        Farewell(BOB, HERE, 11, BOBS),
+        Farewell(BOB, HERE, 10, OTHER),
+        Farewell(EVE, HERE, 10, BOBS),
+    ],
 )
-def test_a_farewell_of_another_life_is_none_of_this_one(farewell: Farewell) -> None:
+@pytest.mark.parametrize("is_down", [False, True])
+def test_a_farewell_of_another_life_is_none_of_this_one(farewell: Farewell, is_down: bool) -> None:
     made = joined()
+    if is_down:
+        made.link_down(HERE, 0.9)
     made.farewell(farewell, 1.0)
     made.link_down(HERE, 1.1)
-    assert made.links[0].verdict is None
+    assert not made.links[0].is_given_up
 
 
 def test_a_peer_that_refutes_its_farewell_by_a_higher_incarnation_is_believed() -> None:
@@ -530,11 +543,41 @@ def test_the_incarnation_that_refutes_a_believed_farewell_is_not_buried_with_it(
 
 def test_an_announce_of_who_has_left_revives_nobody_until_it_says_more() -> None:
     made = joined()
-    made.direct_farewell(KEY, 1.0)
+    made.direct_farewell(KEY, FarewellBody(10), 1.0)
     for late in (announce(), announce(session=OTHER), announce(incarnation=9, endpoint=THERE), classic()):
         is_new, outputs = made.announced(late, late.info.endpoint, 2.0)
         assert (is_new, drops(outputs)) == (False, [Drop.TOMBSTONED])
     assert made.announced(announce(session=OTHER, incarnation=11), HERE, 2.0)[0]
+
+
+def test_the_tombstone_names_the_incarnation_that_said_farewell_itself() -> None:
+    made = joined()
+    made.announced(announce(incarnation=2**63 - 1), HERE, 0.5)
+    made.direct_farewell(KEY, FarewellBody(10), 1.0)
+    assert made.is_tombstoned(announce())
+    assert made.announced(announce(session=OTHER, incarnation=11), HERE, 2.0)[0]
+
+
+def test_who_never_joined_leaves_no_tombstone_in_the_name_of_another() -> None:
+    made = joined()
+    forged = announce(session=OTHER, endpoint=THERE, incarnation=2**63 - 1)
+    made.announced(forged, THERE, 1.0)
+    made.link_up(THERE, 1.0)
+    made.link_down(THERE, 1.0)
+    made.farewell(Farewell(BOB, THERE, 2**63 - 1, OTHER), 1.0)
+    made.drained(THERE, 1.1)
+    assert [link.key for link in made.links] == [KEY]
+    assert not made.is_tombstoned(announce())
+
+
+def test_a_farewell_without_a_session_buries_classic_peers_only() -> None:
+    made = roster()
+    made.announced(classic(endpoint=THERE), THERE, 0.0)
+    made.link_up(THERE, 0.0)
+    made.farewell(Farewell(BOB, THERE), 1.0)
+    made.drained(THERE, 1.0)
+    assert made.is_tombstoned(classic())
+    assert not made.is_tombstoned(announce(incarnation=0))
 
 
 @pytest.mark.parametrize("cause", [Cause.REFUSED, Cause.UNREACHABLE])
@@ -767,7 +810,7 @@ def test_tombstones_strangers_markers_and_epochs_are_bounded() -> None:
     for number in range(100, 110):
         id = UUID(int=number)
         made.subscribed(Marker(id, OTHER, 1), 0.0)
-        prove(made, announce(id, OTHER), body=LinkBody(1, 0, number - 100))
+        prove(made, announce(id, OTHER), body=LinkBody(1, 0, 2 * (number - 100)))
         made.link_down(HERE, 0.1)
         made.farewell(Farewell(id, HERE, 10, OTHER), 0.2)
         made.drained(HERE, 0.3)

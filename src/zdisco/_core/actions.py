@@ -104,6 +104,7 @@ class Drop(Enum):
     MULTIPART = "multipart message on a discovery socket"
     FAILED_HANDSHAKE = "connection that ended before its ZMTP handshake"
     FORGED_WELCOME = "welcome that the connection does not vouch for"
+    FORGED_ANNOUNCE = "announce in our name that we did not make"
     FORGED_FAREWELL = "farewell in our name that we did not send"
     UNCONFIRMED_FAREWELL = "farewell that the link did not confirm"
     FOREIGN_CLUSTER = "announce of another cluster"

@@ -40,9 +40,7 @@ from .model import Endpoint, PeerId, PeerInfo, Probe
 from .relay import Relay, RelaySignal, RelayState
 from .roster import Roster
 from .timers import Timers
-from .wire import Announce, Farewell, Welcome, decode, encode
-
-MAX_INCARNATION = 2**63 - 1
+from .wire import MAX_INCARNATION, Announce, Farewell, Welcome, decode, encode
 
 
 class Stage(Enum):
@@ -91,7 +89,7 @@ class Discovery:
     _farewells: set[Endpoint] = field(factory=set, init=False)
     _answer_again: bool = field(default=False, init=False)
     _wrongly_said: int = field(default=0, init=False)
-    """The highest incarnation in what others said in our name."""
+    """The highest incarnation in what others announced in our name."""
     _refuted_at: float = field(default=float("-inf"), init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -244,6 +242,9 @@ class Discovery:
     # Announces
 
     def _announced(self, relay: Relay, announce: Announce, now: float) -> list[Output]:
+        if announce.is_classic:
+            # No classic peer says more, and what cannot be held against a session is not worth keeping.
+            announce = Announce(PeerInfo(announce.info.id, announce.info.endpoint))
         if announce.info.id == self.me.info.id:
             return self._heard_of_ourselves(relay, announce, now)
         if self.stage is not Stage.STARTED:
@@ -307,8 +308,8 @@ class Discovery:
         if announce.session != self.me.session:
             is_newer = announce.info.incarnation >= self.me.info.incarnation
             return self._refute(announce.info.incarnation, now) if is_newer else []
-        if announce.info.endpoint != self.me.info.endpoint:
-            return [Dropped(Drop.STALE_ANNOUNCE, "our own, with another endpoint")]
+        if not self._may_be_ours(announce.info):
+            return [Dropped(Drop.FORGED_ANNOUNCE, relay.proxy), *self._refute(announce.info.incarnation, now)]
         relay.signal(RelaySignal.ECHO)
         if relay.state is not RelayState.FOUND:
             return []
@@ -319,6 +320,11 @@ class Discovery:
             return []
         relay.was_found = True
         return [ProxyFound(relay.proxy)]
+
+    def _may_be_ours(self, info: PeerInfo) -> bool:
+        """Whether we may have made this announce, now or earlier. Our session is no secret."""
+        mine = self.me.info
+        return info.endpoint == mine.endpoint and (info.incarnation, info.revision) <= (mine.incarnation, mine.revision)
 
     def _arm_beacon(self, now: float) -> None:
         spread = self.config.beacon_jitter * (2 * self.jitter() - 1)
@@ -383,7 +389,8 @@ class Discovery:
             self._farewells.discard(relay.proxy)
             self._timers.cancel((Alarm.FAREWELL, relay.proxy))
             return []
-        return [Dropped(Drop.FORGED_FAREWELL, relay.proxy), *self._refute(farewell.incarnation, now)]
+        # One step is enough: nobody believes a farewell of an incarnation that we never announced.
+        return [Dropped(Drop.FORGED_FAREWELL, relay.proxy), *self._refute(self.me.info.incarnation, now)]
 
     # The data channel
 
@@ -405,8 +412,7 @@ class Discovery:
                 case Kind.CONFIRM:
                     return self.roster.confirm_heard(key, ConfirmBody.decode(frame.body), now)
                 case Kind.FAREWELL:
-                    FarewellBody.decode(frame.body)
-                    return self.roster.direct_farewell(key, now)
+                    return self.roster.direct_farewell(key, FarewellBody.decode(frame.body), now)
                 case _:
                     return [Dropped(Drop.MALFORMED_CONTROL, f"kind {frame.kind}")]
         except MalformedMessage as error:
@@ -473,7 +479,7 @@ class Discovery:
                 self._timers.arm((alarm, proxy), now + self._relay_retry(relay))
                 return [FollowWelcome(proxy, relay.endpoint)]
             case Alarm.REFUTE:
-                return self._refute(0, now)
+                return self._refute(self._wrongly_said, now)
             case Alarm.BEACON:
                 self._arm_beacon(now)
                 return self._announce_to_all()

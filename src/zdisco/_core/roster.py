@@ -39,7 +39,7 @@ from .actions import (
     UnsubscribeTopic,
 )
 from .config import PeerConfig
-from .envelope import ALL, ConfirmBody, Inbox, Kind, LinkBody, Marker, control_frame, inbox
+from .envelope import ALL, ConfirmBody, FarewellBody, Inbox, Kind, LinkBody, Marker, control_frame, inbox
 from .envelope import marker as marker_topic
 from .events import PeerUpdated
 from .link import FINAL, Link, LinkKey, Signal
@@ -48,8 +48,8 @@ from .timers import Timers
 from .wire import Announce, Farewell
 
 EPOCHS = 1 << 16
-EVERY_INCARNATION = 1 << 64
-"""The tombstone of a classic peer, which has no incarnation."""
+CLASSIC = -1
+"""The tombstone of a classic peer, which has no incarnation: lower than any."""
 
 
 class Alarm(Enum):
@@ -265,24 +265,25 @@ class Roster:
         links = list(siblings.values()) if farewell.is_classic else [siblings.get(farewell.session)]
         outputs: list[Output] = []
         for link in links:
-            if link is None:
+            if link is None or not _means(farewell, link):
                 continue
             if link.is_given_up:
                 if link.announce.is_classic:
                     link.verdict = Signal.FAREWELL
             elif link.announce.is_classic or (link.down_since is not None and link.epoch > 0):
                 outputs += self._give_up(link, Signal.FAREWELL, now)
-            elif farewell.is_classic or farewell.incarnation >= link.peer.incarnation:
+            else:
                 self._timers.arm((Alarm.HINT, link.key), now + self.config.farewell_memory)
         return outputs
 
     # Proof: what comes over the data channel
 
-    def direct_farewell(self, key: LinkKey, now: float) -> list[Output]:
+    def direct_farewell(self, key: LinkKey, body: FarewellBody, now: float) -> list[Output]:
         """The peer itself said farewell; nothing of it comes after this frame."""
         link = self._links.get(key)
         if link is None:
             return []
+        link.left = body.incarnation
         if link.is_given_up:
             link.verdict = Signal.FAREWELL
             return []
@@ -588,7 +589,8 @@ class Roster:
         if link.epoch or link.confirmed or link.down_since is None:
             self._epochs[link.key] = self._epochs[link.endpoint] = _next_epoch(link.epoch)
             _trim(self._epochs, self.config.max_tombstones)
-        if signal in FINAL:
+        if signal in FINAL and link.state is not LinkState.ANNOUNCED:
+            # Who never joined may be a lie from end to end; its tombstone would be one about the victim.
             self._bury(link)
         if signal is Signal.EXPIRED and link.announce.is_classic:
             # It does not announce itself again, so only a connection attempt can find it.
@@ -617,8 +619,10 @@ class Roster:
         return [DisconnectPeer(link.endpoint)] if is_connected else []
 
     def _bury(self, link: Link) -> None:
-        incarnation = EVERY_INCARNATION if link.announce.is_classic else link.peer.incarnation
-        self._tombstones[link.peer.id] = max(self._tombstones.pop(link.peer.id, 0), incarnation)
+        # What it said itself counts: an announce in its name may be forged.
+        said = link.peer.incarnation if link.left is None else link.left
+        left = CLASSIC if link.announce.is_classic else said
+        self._tombstones[link.peer.id] = max(self._tombstones.pop(link.peer.id, CLASSIC), left)
         _trim(self._tombstones, self.config.max_tombstones)
 
     def _cancel_all(self, key: LinkKey) -> None:
@@ -666,6 +670,14 @@ class Roster:
         if not self._stops_when_refused:
             return [] if link.state is LinkState.ANNOUNCED else self._finish(link, Signal.EXPIRED, now)
         return self._give_up(link, Signal.EXPIRED, now)
+
+
+def _means(farewell: Farewell, link: Link) -> bool:
+    """Whether a farewell speaks of the incarnation that we know. What claims a higher one is no better than a lie:
+    the peer would have announced it first."""
+    if farewell.is_classic or link.announce.is_classic:
+        return True
+    return farewell.incarnation == link.peer.incarnation
 
 
 def _next_epoch(epoch: int) -> int:

@@ -43,6 +43,7 @@ ENDPOINT_LIMIT = 256
 """Bytes of UTF-8 in an endpoint: the field has 257, one is the NUL."""
 EXTENSION_LIMIT = 65536
 """Bytes of JSON in an extension."""
+MAX_INCARNATION = MAX_REVISION = 2**63 - 1
 
 _CLASSIC = Struct(">c37s257s")
 _EXTENSION = Struct(">2sBBI")
@@ -51,7 +52,6 @@ _VERSION = 1
 _AGAIN = 0x01
 _INFORMED = 0x02
 
-_COUNTER_LIMIT = 2**63 - 1
 _PID_LIMIT = 2**32
 _SESSION = re.compile(r"[0-9A-Fa-f]{8}")
 
@@ -272,7 +272,7 @@ def _build(command: bytes, peer_id: UUID, endpoint: str, flags: int, fields: _Fi
                 informed_by=fields.ids("informed_by"),
             )
         case b"D":
-            return Farewell(peer_id, endpoint, fields.number("incarnation", _COUNTER_LIMIT), fields.session())
+            return Farewell(peer_id, endpoint, fields.number("incarnation", MAX_INCARNATION), fields.session())
         case _:
             raise ValueError("unknown command")
 
@@ -286,8 +286,8 @@ def _info(peer_id: UUID, endpoint: str, fields: _Fields) -> PeerInfo:
         groups=fields.texts("groups"),
         services=fields.texts("services"),
         cluster=fields.text("cluster"),
-        incarnation=fields.number("incarnation", _COUNTER_LIMIT),
-        revision=fields.number("revision", _COUNTER_LIMIT),
+        incarnation=fields.number("incarnation", MAX_INCARNATION),
+        revision=fields.number("revision", MAX_REVISION),
         host=fields.text("host"),
         pid=fields.number("pid", _PID_LIMIT),
     )
