@@ -1,7 +1,7 @@
 """A peer as a process of its own, for tests that kill it: orders come in on stdin, facts go out as JSON lines.
 
 Orders: ``publish TOPIC COUNT``, ``flood TOPIC`` (until the end), ``crowd COUNT TOPIC`` (so many more
-peers, each subscribed to the topic from the start), ``leave``.
+peers, each subscribed to the topic from the start), ``size``, ``leave``.
 Facts: ``{"at": monotonic seconds, "what": ..., ...}``.
 """
 
@@ -69,6 +69,8 @@ async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
                 for _ in range(int(count)):
                     tasks.start_soon(be_one_of_a_crowd, proxy, topic)
+            case ["size"]:
+                say("size", kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
             case ["leave"]:
                 break
 
@@ -79,6 +81,8 @@ async def main(arguments: argparse.Namespace) -> None:
         tasks.start_soon(tell_events, peer)
         tasks.start_soon(tell_retries, peer)
         say("ready", endpoint=peer.me.endpoint)
+        if arguments.descriptors:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (arguments.descriptors, arguments.descriptors))
         await obey(peer, arguments.proxy, tasks)
         tasks.cancel_scope.cancel()
     say("left")
@@ -90,5 +94,6 @@ if __name__ == "__main__":
     parser.add_argument("--name", default="")
     parser.add_argument("--backend", default="asyncio")
     parser.add_argument("--reconnect-stop", type=int, default=1)
+    parser.add_argument("--descriptors", type=int)
     arguments = parser.parse_args()
     anyio.run(main, arguments, backend=arguments.backend)

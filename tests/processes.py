@@ -55,11 +55,20 @@ class Child:
         assert len(facts) >= count, f"the child ended, it told {self.facts}"
         return facts
 
+    async def size(self) -> int:
+        """The most memory that it ever had, in KiB; it answers in a step of its event loop."""
+        seen = len(self.told("size"))
+        self.order("size")
+        return int((await self.wait_for("size", seen + 1))[-1]["kib"])
+
     async def endpoint(self) -> str:
         return str((await self.wait_for("ready"))[0]["endpoint"])
 
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
     def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
 
     def cpu_ticks(self) -> int:
         """The processor time that it has used."""

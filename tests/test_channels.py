@@ -270,6 +270,29 @@ async def test_a_well_known_endpoint_that_cannot_be_used_raises() -> None:
             ZmqProxyChannel(context, "nonsense", CONFIG)
 
 
+async def test_a_subscription_that_arrives_while_another_is_answered_is_told() -> None:
+    class Answering(Listener):
+        def subscribed(self, topic: bytes) -> None:
+            super().subscribed(topic)
+            if topic == b"one":
+                sub.setsockopt(zmq.SUBSCRIBE, b"two")
+                time.sleep(0.005)  # the I/O threads bring it while we are busy; the send then swallows the edge
+            channel.send(b"answer")
+
+    async with network() as context:
+        sub = context.socket(zmq.SUB)
+        channel = ZmqDataChannel(context, ANYWHERE, CONFIG)
+        heard = Answering()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(channel.run, heard)
+            sub.connect(channel.endpoint)
+            sub.setsockopt(zmq.SUBSCRIBE, b"one")
+            await heard.until_told("subscribed", b"two")
+            tasks.cancel_scope.cancel()
+        await channel.aclose()
+        sub.close(0)
+
+
 async def test_multipart_messages_of_a_proxy_are_dropped_whole() -> None:
     async with network() as context:
         rogue = sockets.proxy_xpub(context, CONFIG)

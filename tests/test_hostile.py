@@ -6,9 +6,10 @@ After each attack a newcomer joins and messages flow both ways, see `assert_unha
 from __future__ import annotations
 
 import json
+import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from random import Random
 from uuid import UUID, uuid4
 
@@ -20,7 +21,9 @@ from anyio import to_thread
 from attrs import define
 
 from classic import Program, Stranger, pack
+from processes import children
 from zdisco import Drop, Event, Peer, PeerConfig, PeerGone, PeerSuspected, Proxy, SocketEvent, Stream
+from zdisco._core.envelope import NUMBER
 
 pytestmark = pytest.mark.anyio
 
@@ -491,6 +494,34 @@ async def test_subscriptions_that_are_none() -> None:
             for frames in ([b"", b"x"], [b"a"] * 20):
                 socket.send_multipart(frames)
             await counted(at.target.dropped, Drop.MALFORMED_SUBSCRIPTION, len(messages) + len(subscriptions) + 2)
+
+
+async def test_a_data_frame_that_is_cut_off_behind_its_prefix() -> None:
+    async with scene() as at, Peer(at.proxy) as other, at.target.subscribe("t") as messages:
+        await other.wait_for(1, timeout=TIMEOUT)
+        await other.publish("t", b"1")
+        await first(aiter(messages))
+        prefix = other._publications._topics["t"].prefix
+        for end in range(len(prefix), len(prefix) + NUMBER.size):
+            other._opened.data.send((prefix + NUMBER.pack(0, 2))[:end])
+        other._opened.data.send(prefix + NUMBER.pack(9, 2))
+        await other.publish("t", b"2")
+        with anyio.fail_after(TIMEOUT):
+            # What is cut off is no frame of ours, so it comes as one of a classic program.
+            payloads = [(await anext(messages)).payload for _ in range(NUMBER.size + 1)]
+        assert payloads[-1] == b"2"
+        assert at.target.dropped[Drop.MALFORMED_CONTROL] == 1
+
+
+async def test_a_crowd_that_takes_all_descriptors_takes_neither_the_memory_nor_the_event_loop() -> None:
+    async with Proxy(LOOPBACK) as proxy, children(proxy.endpoint, ("--descriptors", "150")) as (child,):
+        with anyio.fail_after(TIMEOUT), ExitStack() as crowd:
+            host, _, port = (await child.endpoint()).removeprefix("tcp://").rpartition(":")
+            before = await child.size()
+            for _ in range(300):
+                crowd.enter_context(socket.create_connection((host, int(port))))
+            # It answers: its event loop turns.
+            assert [await child.size() for _ in range(50)][-1] - before < 30_000
 
 
 async def test_whoever_sends_too_much_to_a_publisher_is_cut_off() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
@@ -40,6 +40,7 @@ from zdisco import (
     SocketEvent,
     Stream,
 )
+from zdisco._core.envelope import ControlFrame, Kind, split
 from zdisco._core.model import PeerInfo
 from zdisco._core.wire import Announce, encode
 from zdisco.testing import MemoryNetwork, MemoryProxy
@@ -211,6 +212,16 @@ async def test_waiting_for_a_predicate() -> None:
         await a.wait_for(lambda peers: not peers, timeout=LIMIT)
 
 
+async def test_waiting_for_what_holds_already_takes_no_time() -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), mesh(net, "a", "b") as (a, _):
+        await a.wait_for(1, timeout=0)
+        with pytest.raises(TimeoutError, match=r"1 of 2 peers joined within 0 s"):
+            await a.wait_for(2, timeout=0)
+        with pytest.raises(TimeoutError, match=r"1 peers joined within 0 s"):
+            await a.wait_for(lambda peers: len(peers) > 1, timeout=0)
+
+
 @JUMPING
 async def test_waiting_for_nobody_ends_in_time() -> None:
     net = MemoryNetwork()
@@ -226,6 +237,27 @@ async def test_events_start_with_those_who_are_there() -> None:
     async with net.proxy(), mesh(net, "a", "b", "c") as (a, b, c):
         events = await take(a.events(), 2)
         assert events == [PeerJoined(a.peers[b.id]), PeerJoined(a.peers[c.id])]
+
+
+@JUMPING
+async def test_events_start_with_those_who_are_suspect() -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), mesh(net, "a", "b") as (a, b):
+        events = a.events()
+        net.cut(a, b)
+        await next_of(events, PeerSuspected)
+        late = a.events()
+        net.heal(a, b)
+        await next_of(events, PeerRecovered)
+        assert kinds(await take(late, 3)) == [PeerJoined, PeerSuspected, PeerRecovered]
+
+
+async def test_events_asked_for_after_the_block_end_at_once() -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), new_peer(net) as peer:
+        pass
+    assert [event async for event in peer.events()] == []
+    assert [event async for event in peer.monitor()] == []
 
 
 async def test_events_asked_for_before_the_block_miss_nothing() -> None:
@@ -341,6 +373,58 @@ async def test_a_later_subscription_gets_what_an_earlier_one_got_already() -> No
                 assert [message.payload for message in await take(stream, 1)] == [b"2"]
         await a.publish("p.q", b"3")
         assert [message.payload for message in await take(early, 1)] == [b"3"]
+
+
+async def test_subscriptions_of_one_turn_share_a_marker() -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), mesh(net, "a", "b") as (a, _):
+        before = a._opened.core.roster.marker
+
+        async def subscribe(number: int) -> None:
+            async with a.subscribe(f"{number}"):
+                await anyio.sleep_forever()
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(100):
+                tasks.start_soon(subscribe, number)
+            async with a.subscribe("the last"):
+                assert a._opened.core.roster.marker - before < 10
+            tasks.cancel_scope.cancel()
+
+
+@JUMPING
+async def test_a_lost_confirmation_is_asked_for_again() -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), mesh(net, "a", "b") as (a, b):
+        channel = b._opened.data
+        send = channel.send
+        lost: list[bytes] = []
+
+        def lossy(frame: bytes) -> None:
+            parts = split(frame)
+            if isinstance(parts, ControlFrame) and parts.kind is Kind.CONFIRM and len(lost) < 3:
+                lost.append(frame)
+            else:
+                send(frame)
+
+        channel.send = lossy  # type: ignore[method-assign]
+        with anyio.fail_after(4):
+            async with a.subscribe("t") as messages:
+                await b.publish("t", b"x")
+                assert (await anext(messages)).payload == b"x"
+        assert len(lost) == 3
+
+
+@JUMPING
+async def test_a_peer_that_confirms_nothing_holds_a_subscriber_up_for_a_while_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), mesh(net, "a", "b") as (a, b):
+        monkeypatch.setattr(b._opened.data, "send", lambda _: None)
+        began = anyio.current_time()
+        async with a.subscribe("t"):
+            assert anyio.current_time() - began == pytest.approx(PeerConfig().suspect_timeout, abs=0.01)
 
 
 async def test_closing_one_of_two_subscriptions_to_a_prefix_keeps_the_other() -> None:
@@ -775,8 +859,36 @@ async def test_a_subscription_is_entered_once() -> None:
             await anext(messages)
 
 
-@pytest.mark.parametrize(("topic", "error"), [("a\0b", ValueError), ("\ud800", ValueError), (b"a", TypeError)])
-async def test_a_topic_is_text_without_nul(topic: Any, error: type[Exception]) -> None:
+async def test_reading_a_subscription_that_was_not_entered_says_so() -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), new_peer(net) as peer:
+        with pytest.raises(ClosedError, match="the subscription is not open: use it with async with"):
+            async for _ in peer.subscribe("t"):
+                pass
+
+
+async def test_after_its_farewell_a_peer_publishes_and_subscribes_no_more() -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), new_peer(net) as peer:
+        await peer.leave()
+        for attempt in (lambda: peer.publish("t", b""), peer.discover, lambda: peer.subscribe("t").__aenter__()):
+            with pytest.raises(ClosedError, match="the peer is leaving"):
+                await attempt()
+        await peer.leave()
+
+
+@pytest.mark.parametrize(
+    ("topic", "error"),
+    [
+        ("a\0b", ValueError),
+        ("\ud800", ValueError),
+        ("é" * 513, ValueError),
+        (b"a", TypeError),
+        (None, TypeError),
+        ([], TypeError),
+    ],
+)
+async def test_a_topic_is_text_without_nul_and_not_too_long(topic: Any, error: type[Exception]) -> None:
     net = MemoryNetwork()
     async with net.proxy(), new_peer(net) as peer:
         with pytest.raises(error):
@@ -786,7 +898,7 @@ async def test_a_topic_is_text_without_nul(topic: Any, error: type[Exception]) -
 
 
 @pytest.mark.parametrize("payload", ["text", 7, None])
-async def test_a_payload_is_bytes(payload: Any) -> None:
+async def test_a_payload_is_bytes_and_nothing_else(payload: Any) -> None:
     net = MemoryNetwork()
     async with net.proxy(), new_peer(net) as peer:
         with pytest.raises(TypeError):
@@ -800,6 +912,18 @@ async def test_a_payload_is_bytes(payload: Any) -> None:
         ({"proxies": "here"}, InvalidEndpoint),
         ({"proxies": "tcp://127.0.0.1:99999"}, InvalidEndpoint),
         ({"proxies": [5555]}, TypeError),
+        ({"proxies": 5555}, TypeError),
+        ({"proxies": b"tcp://127.0.0.1:5555"}, TypeError),
+        ({"proxies": "inproc://here"}, InvalidEndpoint),
+        ({"proxies": PROXY, "host": 5}, TypeError),
+        ({"proxies": PROXY, "host": "a b"}, InvalidEndpoint),
+        ({"proxies": PROXY, "host": ""}, InvalidEndpoint),
+        ({"proxies": PROXY, "advertise": "127.0.0.1:80"}, InvalidEndpoint),
+        ({"proxies": PROXY, "advertise": 5}, TypeError),
+        ({"proxies": PROXY, "config": {}}, TypeError),
+        ({"proxies": PROXY, "headers": ["a"]}, TypeError),
+        ({"proxies": PROXY, "groups": 5}, TypeError),
+        ({"proxies": PROXY, "cluster": None}, TypeError),
         ({"proxies": PROXY, "port": 70000}, ValueError),
         ({"proxies": PROXY, "port": "1"}, TypeError),
         ({"proxies": PROXY, "name": b"a"}, TypeError),
@@ -810,8 +934,61 @@ async def test_a_payload_is_bytes(payload: Any) -> None:
     ],
 )
 async def test_what_cannot_be_is_refused_at_once(arguments: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
+    wrong = list(arguments.values())[-1]
+    with pytest.raises(error) as caught:
         Peer(**arguments, network=MemoryNetwork())
+    assert error is not TypeError or list(arguments)[-1] in str(caught.value)
+    assert error is not InvalidEndpoint or wrong == [] or repr(wrong) in str(caught.value)
+
+
+async def test_a_network_makes_networks() -> None:
+    with pytest.raises(TypeError, match="network"):
+        Peer(PROXY, network=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", ["1", None, True, 1.5])
+async def test_what_is_waited_for_is_a_number_or_a_predicate(wrong: Any) -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), new_peer(net) as peer:
+        with pytest.raises(TypeError, match="wanted"):
+            await peer.wait_for(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["1", True, []])
+async def test_a_timeout_is_a_number(wrong: Any) -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), new_peer(net) as peer:
+        with pytest.raises(TypeError, match="timeout"):
+            await peer.wait_for(1, timeout=wrong)
+        with pytest.raises(TypeError, match="timeout"):
+            await peer.discover(wrong)
+
+
+async def test_a_peer_is_used_in_its_own_thread() -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), new_peer(net) as peer:
+
+        async def misuse() -> None:
+            for attempt in (
+                lambda: peer.publish("t", b""),
+                lambda: peer.wait_for(0),
+                peer.leave,
+                lambda: peer.subscribe("t").__aenter__(),
+            ):
+                with pytest.raises(RuntimeError, match="the thread and the event loop in which it was entered"):
+                    await attempt()
+
+        await anyio.to_thread.run_sync(asyncio.run, misuse())
+        await peer.publish("t", b"")
+
+
+async def test_a_peer_shows_who_it_is() -> None:
+    net = MemoryNetwork()
+    peer = new_peer(net, "alice")
+    assert repr(peer) == f"<zdisco.Peer alice {peer.id} not open>"
+    assert peer.me.endpoint == ""
+    async with net.proxy(), peer:
+        assert repr(peer) == f"<zdisco.Peer alice {peer.id} {peer.me.endpoint}>"
 
 
 async def test_a_port_that_is_taken_is_a_bind_error() -> None:
@@ -960,6 +1137,42 @@ async def test_who_waits_is_told_that_the_peer_was_closed() -> None:
         for _ in range(3):
             await checkpoint()
     assert sorted(told) == ["events", "wait_for"]
+
+
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])
+async def test_when_somebody_cancels_our_task_all_who_wait_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), new_peer(net) as peer:
+        async with peer.subscribe("t") as messages:
+            events = peer.events()
+            assert peer._background is not None
+            assert peer._background._task is not None
+            peer._background._task.cancel()
+            with anyio.fail_after(LIMIT):
+                with pytest.raises(ClosedError):
+                    await peer.wait_for(1)
+                assert not [event async for event in events]
+                assert not [message async for message in messages]
+        with pytest.raises(ClosedError):
+            await peer.leave()
+        with pytest.raises(ClosedError):
+            await peer.publish("t", b"")
+    assert [record.message for record in caplog.records] == ["a task of zdisco ended unexpectedly"]
+
+
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])
+async def test_an_error_in_our_task_reaches_who_leaves_the_block(caplog: pytest.LogCaptureFixture) -> None:
+    net = MemoryNetwork()
+    async with net.proxy():
+        peer = await new_peer(net).__aenter__()
+        peer._opened.data_frames = lambda _: 1 / 0  # type: ignore[assignment]
+        async with new_peer(net):
+            with suppress(ClosedError):
+                await peer.wait_for(2, timeout=LIMIT)
+        with pytest.raises(ExceptionGroup) as caught:
+            await peer.__aexit__(None, None, None)
+    assert caught.group_contains(ZeroDivisionError)
+    assert "a task of zdisco ended unexpectedly" in caplog.text
 
 
 @pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import socket
 import threading
 import time
@@ -142,6 +143,17 @@ async def test_with_reconnect_stop_0_a_dead_endpoint_is_tried_on(proxy: Proxy) -
                 retries += isinstance(fact, MonitorEvent) and fact.endpoint == endpoint
                 if retries == 3:
                     break
+
+
+async def test_a_peer_that_hangs_does_not_hold_up_who_subscribes(proxy: Proxy) -> None:
+    config = PeerConfig(suspect_timeout=0.5)
+    async with children(proxy.endpoint, ("--name", "stopped")) as (child,), Peer(proxy.endpoint, config=config) as peer:
+        with anyio.fail_after(20):
+            await peer.wait_for(1)
+            child.signal(signal.SIGSTOP)
+            async with peer.subscribe("t"):
+                assert peer.peers, "it hangs, but nothing says so yet"
+            child.signal(signal.SIGCONT)
 
 
 @pytest.mark.timeout(120)

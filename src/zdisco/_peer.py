@@ -386,6 +386,8 @@ class Peer:
         """
         stream = _SocketEvents(socket_events(events), self._config.event_capacity)
         self._monitor_streams.add(stream)
+        if self._is_closed:
+            stream._end()
         return stream
 
     def _tell(self, event: Event) -> None:
