@@ -354,6 +354,42 @@ def test_a_refused_probe_of_a_link_that_is_up_again_means_nothing() -> None:
     assert not made.probed(HERE, Probe.REFUSED, 1.2)
 
 
+def test_what_a_joined_peer_had_sent_is_read_whoever_else_claims_its_endpoint() -> None:
+    made = roster()
+    made.announced(announce(EVE, OTHER), HERE, 0.0)
+    prove(made, announce())
+    made.announced(announce(UUID(int=9), OTHER), HERE, 0.5)
+    made.link_down(HERE, 1.0)
+    assert made.probed(HERE, Probe.REFUSED, 1.0) == [DrainPeer(HERE, BOB.bytes + BOBS)]
+    assert made.sender(BOB.bytes + BOBS) == announce().info
+    assert not made.direct_farewell(KEY, FarewellBody(10), 1.0)
+    assert made.drained(HERE, 1.0) == [PeerGone(announce().info, Cause.FAREWELL)]
+    assert not made.links
+
+
+def test_one_drain_serves_all_who_are_given_up_at_an_endpoint() -> None:
+    made = joined()
+    prove(made, announce(EVE, OTHER, THERE))
+    made.link_down(HERE, 1.0)
+    made.link_down(THERE, 1.0)
+    made.announced(announce(EVE, OTHER), HERE, 1.0)
+    assert made.probed(HERE, Probe.REFUSED, 1.0) == [DrainPeer(HERE, BOB.bytes + BOBS)]
+    gone = made.drained(HERE, 1.0)
+    assert [event.cause for event in gone if isinstance(event, PeerGone)] == [Cause.REFUSED, Cause.REFUSED]
+
+
+def test_a_connection_is_not_made_anew_while_it_is_drained() -> None:
+    made = joined()
+    made.link_down(HERE, 1.0)
+    made.probed(HERE, Probe.REFUSED, 1.0)
+    made.announced(announce(EVE, OTHER), HERE, 1.0)
+    made.link_down(HERE, 1.0)
+    assert made.tick(1.1) == []
+    made.link_down(HERE, 1.2)
+    assert ConnectPeer(HERE) in made.drained(HERE, 1.25)
+    assert made.tick(1.3) == []
+
+
 @pytest.mark.parametrize("probe", [Probe.ACCEPTED, Probe.UNDECIDED])
 def test_what_a_probe_does_not_decide_is_probed_again_after_the_published_delays(probe: Probe) -> None:
     made = joined()
@@ -441,6 +477,32 @@ def test_after_a_stall_of_ours_nobody_is_judged_before_what_waits_was_read() -> 
     assert told(made.tick(160.0)) == []
     assert told(run(made, 170.0)) == [PeerSuspected(announce().info)], "judged in the end"
     assert made.links[0].verdict is not None
+
+
+@pytest.mark.parametrize("every", [0.5, 1.1])
+def test_whoever_is_always_late_judges_all_the_same(every: float) -> None:
+    made = joined()
+    made.link_down(HERE, 1.0)
+    made.link_retried(HERE)
+    outputs = [output for step in range(1, 20) for output in made.tick(1.05 + step * every)]
+    assert told(outputs) == [PeerSuspected(announce().info)]
+    assert DrainPeer(HERE, BOB.bytes + BOBS) in outputs
+
+
+def test_after_a_stall_of_ours_no_connection_is_made_anew_before_what_waits_was_read() -> None:
+    made = joined()
+    made.link_down(HERE, 1.0)
+    assert made.tick(60.0) == []
+    made.link_retried(HERE)
+    assert RevivePeer(HERE) not in run(made, 70.0)
+
+
+def test_after_a_stall_of_ours_a_farewell_is_not_forgotten_before_what_waits_was_read() -> None:
+    made = joined()
+    made.farewell(Farewell(BOB, HERE, 10, BOBS), 1.0)
+    assert made.tick(60.0) == []
+    assert made.link_down(HERE, 60.0) == [DrainPeer(HERE, BOB.bytes + BOBS)]
+    assert made.drained(HERE, 60.0) == [PeerGone(announce().info, Cause.FAREWELL)]
 
 
 def test_what_is_due_together_with_the_end_of_a_link_does_not_bring_it_back() -> None:
@@ -538,7 +600,19 @@ def test_the_incarnation_that_refutes_a_believed_farewell_is_not_buried_with_it(
     made.announced(announce(incarnation=11), HERE, 1.0)
     made.drained(HERE, 1.1)
     assert made.is_tombstoned(announce())
-    assert made.announced(announce(incarnation=11), HERE, 2.0)[0]
+    assert not made.is_tombstoned(announce(incarnation=11))
+
+
+def test_what_a_peer_announces_while_it_is_drained_counts_when_it_is() -> None:
+    made = joined()
+    made.link_down(HERE, 1.0)
+    made.farewell(Farewell(BOB, HERE), 1.0)
+    refuted = announce(incarnation=11, endpoint=THERE)
+    for late in (refuted, announce()):
+        assert not told(made.announced(late, late.info.endpoint, 1.0)[1])
+    outputs = made.drained(HERE, 1.1)
+    assert outputs == [PeerGone(announce().info, Cause.FAREWELL), ConnectPeer(THERE)]
+    assert [link.announce for link in made.links] == [refuted]
 
 
 def test_an_announce_of_who_has_left_revives_nobody_until_it_says_more() -> None:
@@ -621,6 +695,21 @@ def test_a_newer_revision_updates_and_an_older_one_is_dropped() -> None:
     assert made.announced(newer, HERE, 1.0)[1] == []
 
 
+@pytest.mark.parametrize("incarnation", [10, 11])
+def test_whatever_changes_in_what_is_known_of_a_joined_peer_is_told(incarnation: int) -> None:
+    made = joined(of=announce(revision=incarnation - 10))
+    was = made.joined[BOB]
+    other = Announce(PeerInfo(BOB, HERE, name="x", incarnation=incarnation), BOBS)
+    assert made.announced(other, HERE, 1.0)[1] == [PeerUpdated(other.info, was)]
+    assert made.joined[BOB] == other.info
+
+
+def test_a_higher_incarnation_alone_is_no_update() -> None:
+    made = joined()
+    assert made.announced(announce(incarnation=11), HERE, 1.0)[1] == []
+    assert made.joined[BOB].incarnation == 11
+
+
 def test_a_higher_incarnation_replaces_only_when_its_link_is_proved_and_after_the_old_one_is_gone() -> None:
     made = joined()
     new = announce(session=OTHER, incarnation=11, endpoint=THERE)
@@ -699,13 +788,46 @@ def test_of_two_classic_peers_at_one_endpoint_the_later_is_there() -> None:
 
 
 def test_an_unreachable_classic_peer_is_tried_again_every_beacon_interval() -> None:
+    made = gone_classic()
+    for at in (36.0, 141.0):
+        assert not run(made, at - 0.1)
+        assert run(made, at + 0.1) == [ConnectPeer(HERE)]
+        assert run(made, at + 75.1) == [DrainPeer(HERE, b"")]
+        made.drained(HERE, at + 75.0)
+    assert run(made, 247.0) == [ConnectPeer(HERE)]
+    assert made.farewell(Farewell(BOB, HERE), 248.0) == [DrainPeer(HERE, b"")]
+    assert not told(made.link_up(HERE, 248.0)), "it joins nobody while it is drained"
+
+
+def gone_classic(config: PeerConfig | None = None) -> Roster:
+    """A roster in which a classic peer became unreachable at second 6."""
+    made = roster(config)
+    made.announced(classic(), HERE, 0.0)
+    made.link_up(HERE, 0.0)
+    made.link_down(HERE, 1.0)
+    made.link_retried(HERE)
+    while (at := made.deadline) is not None and at <= 6.0:
+        if ProbePeer(HERE) in made.tick(at):
+            made.probed(HERE, Probe.UNDECIDED, at)
+    assert made.drained(HERE, 6.0) == [PeerGone(classic().info, Cause.UNREACHABLE)]
+    return made
+
+
+def test_a_classic_peer_that_never_was_there_is_not_tried_again() -> None:
     made = roster()
     made.announced(classic(), HERE, 0.0)
     assert run(made, 75.1) == [DrainPeer(HERE, b"")]
     made.drained(HERE, 75.1)
-    assert ConnectPeer(HERE) in run(made, 105.2)
-    assert made.farewell(Farewell(BOB, HERE), 106.0) == [DrainPeer(HERE, b"")]
-    assert not told(made.link_up(HERE, 106.0)), "it joins nobody while it is drained"
+    assert made.deadline is None
+
+
+def test_a_classic_peer_is_not_tried_again_when_we_leave_or_where_there_is_no_room() -> None:
+    made = gone_classic(PeerConfig(max_peers=1))
+    prove(made, announce(EVE, OTHER, THERE), 7.0)
+    assert run(made, 100.0) == [Dropped(Drop.TABLE_FULL, "links")]
+    made = gone_classic()
+    made.close()
+    assert run(made, 100.0) == []
 
 
 # Our own subscriptions
@@ -789,6 +911,21 @@ def test_the_links_of_one_id_are_bounded_and_make_room_for_the_latest() -> None:
     for number in range(5):
         made.announced(announce(session=b"ses%d" % number), HERE, 0.0)
     assert [link.announce.session for link in made.links] == [b"ses3", b"ses4"]
+
+
+def test_the_links_at_one_endpoint_are_bounded_and_make_room_for_the_latest() -> None:
+    made = joined(PeerConfig(max_links_per_id=3))
+    for number in range(100, 110):
+        made.announced(announce(UUID(int=number), OTHER), HERE, 0.0)
+    assert [link.peer.id.int for link in made.links] == [BOB.int, 108, 109]
+
+
+def test_nobody_moves_to_an_endpoint_that_is_full() -> None:
+    made = roster(PeerConfig(max_links_per_id=1))
+    made.announced(announce(), HERE, 0.0)
+    made.announced(announce(EVE, OTHER), THERE, 0.0)
+    assert drops(made.announced(announce(EVE, OTHER), HERE, 1.0)[1]) == [Drop.TABLE_FULL]
+    assert len(made) == 2
 
 
 def test_no_flood_of_announces_pushes_a_joined_peer_out() -> None:

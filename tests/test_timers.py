@@ -18,17 +18,20 @@ class AgainstADict(RuleBasedStateMachine):
         super().__init__()
         self.timers: Timers[int] = Timers()
         self.model: dict[int, float] = {}
+        self.put_off: set[int] = set()
 
     @rule(key=KEYS, at=TIMES, times=st.sampled_from([1, 1, 1, 70]))
     def arm(self, key: int, at: float, times: int) -> None:
         for _ in range(times):
             self.timers.arm(key, at)
         self.model[key] = at
+        self.put_off.discard(key)
 
     @rule(key=KEYS)
     def cancel(self, key: int) -> None:
         self.timers.cancel(key)
         self.model.pop(key, None)
+        self.put_off.discard(key)
 
     @rule(now=TIMES)
     def pop(self, now: float) -> None:
@@ -37,6 +40,15 @@ class AgainstADict(RuleBasedStateMachine):
         assert [at for _, at in due] == sorted(at for _, at in due)
         for key, _ in due:
             del self.model[key]
+
+    @rule(now=TIMES)
+    def pop_and_put_off(self, now: float) -> None:
+        for key, _ in self.timers.pop_due(now):
+            del self.model[key]
+            assert self.timers.put_off(key, now + 1) == (key not in self.put_off)
+            if key not in self.put_off:
+                self.model[key] = now + 1
+            self.put_off ^= {key}
 
     @invariant()
     def agree(self) -> None:

@@ -94,6 +94,10 @@ class Link:
     state: LinkState = LinkState.ANNOUNCED
     verdict: Signal | None = None
     """Why it is given up, while what it had sent is still being read."""
+    again: tuple[Announce, Endpoint] | None = None
+    """What it announced meanwhile, and the numeric spelling of the endpoint."""
+    had_joined: bool = False
+    """Whether it, or a link to the same life before it, was joined."""
     epoch: int = 0
     """How many of our connections to it have ended. Its link messages quote this number, so one
     that waited in a queue since an older connection proves nothing about the present one."""

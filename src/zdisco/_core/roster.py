@@ -18,7 +18,7 @@ Rule 5: every table has a bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from types import MappingProxyType
 from typing import TypeAlias, TypeVar
@@ -64,7 +64,8 @@ class Alarm(Enum):
     RETRY = "connect to a classic peer again"
 
 
-_VERDICTS = frozenset({Alarm.SUSPECT, Alarm.EXPIRE})
+_JUDGEMENTS = frozenset({Alarm.SUSPECT, Alarm.EXPIRE, Alarm.ZOMBIE, Alarm.HINT})
+"""What rests on something that did not come in time."""
 
 Deadline: TypeAlias = tuple[Alarm, LinkKey]
 
@@ -82,9 +83,12 @@ class Roster:
     marker: int = 1
     """The counter of our newest marker; it grows with each subscription."""
     _open: bool = False
+    _is_leaving: bool = False
     _links: dict[LinkKey, Link] = field(factory=dict)
     _by_id: dict[PeerId, dict[bytes, Link]] = field(factory=dict)
     _by_endpoint: dict[Endpoint, dict[LinkKey, Link]] = field(factory=dict)
+    _announced: dict[LinkKey, Link] = field(factory=dict)
+    """The links that make room where a table is full, oldest first."""
     _joined: dict[PeerId, PeerInfo] = field(factory=dict)
     _tombstones: dict[PeerId, int] = field(factory=dict)
     _markers: dict[LinkKey, int] = field(factory=dict)
@@ -160,8 +164,9 @@ class Roster:
         return outputs
 
     def close(self) -> None:
-        """Let no link message out any more: nobody joins a peer that is leaving."""
+        """Let no link message out and nobody in any more: we are leaving."""
         self._open = False
+        self._is_leaving = True
 
     # Hints: what comes through a proxy
 
@@ -171,6 +176,8 @@ class Roster:
 
     def announced(self, announce: Announce, endpoint: Endpoint, now: float) -> tuple[bool, list[Output]]:
         """A peer says where it is; ``endpoint`` is the numeric spelling. Returns whether it is new to us."""
+        if self._is_leaving:
+            return False, []
         key = announce.info.id, announce.session
         if (link := self._links.get(key)) is not None:
             return False, self._update(link, announce, endpoint, now)
@@ -182,29 +189,33 @@ class Roster:
             for link in siblings.values()
         ):
             return False, [Dropped(Drop.STALE_ANNOUNCE, str(announce.info.id))]
-        outputs = self._make_room(siblings, now)
-        if len(siblings) >= self.config.max_links_per_id or len(self._links) >= self.config.max_peers:
-            return False, [*outputs, Dropped(Drop.TABLE_FULL, "links")]
+        has_room, outputs = self._make_room(endpoint, siblings.values(), now)
+        if not has_room:
+            return False, outputs
         return True, outputs + self._create(announce, endpoint, now)
 
-    def _make_room(self, siblings: Mapping[bytes, Link], now: float) -> list[Output]:
-        """Let the oldest link that never joined go, if the tables are full."""
-        if len(siblings) >= self.config.max_links_per_id:
-            pool: Iterable[Link] = siblings.values()
-        elif len(self._links) >= self.config.max_peers:
-            pool = self._links.values()
-        else:
-            return []
-        for link in pool:
-            if link.state is LinkState.ANNOUNCED and not link.is_given_up:
-                return [*self._finish(link, Signal.EXPIRED, now), Dropped(Drop.TABLE_FULL, str(link.peer.id))]
-        return []
+    def _make_room(self, endpoint: Endpoint, siblings: Collection[Link], now: float) -> tuple[bool, list[Output]]:
+        """Where a table is full, let the oldest link go that never joined. Returns whether there is room."""
+        outputs: list[Output] = []
+        neighbours = self._by_endpoint.get(endpoint, {}).values()
+        for links, most, candidates in (
+            (siblings, self.config.max_links_per_id, siblings),
+            (neighbours, self.config.max_links_per_id, neighbours),
+            (self._links, self.config.max_peers, self._announced.values()),
+        ):
+            if len(links) < most:
+                continue
+            oldest = next((link for link in candidates if link.key in self._announced), None)
+            if oldest is None:
+                return False, [*outputs, Dropped(Drop.TABLE_FULL, "links")]
+            outputs += [*self._finish(oldest, Signal.EXPIRED, now), Dropped(Drop.TABLE_FULL, str(oldest.peer.id))]
+        return True, outputs
 
     def _create(self, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
         key = announce.info.id, announce.session
         epoch = max(self._epochs.pop(key, 0), self._epochs.pop(endpoint, 0))
         link = Link(announce, endpoint, now, epoch=epoch, seen=self._markers.pop(key, 0))
-        self._links[key] = link
+        self._links[key] = self._announced[key] = link
         self._by_id.setdefault(link.peer.id, {})[announce.session] = link
         self._retries.pop(key, None)
         self._timers.cancel((Alarm.RETRY, key))
@@ -229,16 +240,19 @@ class Roster:
         return outputs + self._send_link(link, now)
 
     def _update(self, link: Link, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
-        was, new = link.announce, announce
-        if link.is_given_up:
-            # The tombstone must not name the incarnation by which it refutes a farewell.
-            return []
+        was, new = link.announce if link.again is None else link.again[0], announce
         if (new.info.incarnation, new.info.revision) < (was.info.incarnation, was.info.revision):
             return [Dropped(Drop.STALE_ANNOUNCE, str(new.info.id))]
+        if link.is_given_up:
+            # The tombstone must not name the incarnation by which it refutes a farewell.
+            link.again = new, endpoint
+            return []
         outputs: list[Output] = []
         if endpoint != link.endpoint:
             if link.down_since is None:
                 return [Dropped(Drop.MOVED_ENDPOINT, f"{new.info.id} to {endpoint}")]
+            if len(self._by_endpoint.get(endpoint, {})) >= self.config.max_links_per_id:
+                return [Dropped(Drop.TABLE_FULL, endpoint)]
             outputs += self._move(link, endpoint, now)
         if new.info.incarnation > was.info.incarnation:
             # It raised its incarnation to say that the farewell was not its own.
@@ -248,7 +262,8 @@ class Roster:
             self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.announced_timeout)
         if link.state is LinkState.JOINED:
             self._joined[link.peer.id] = link.peer
-        if link.state in (LinkState.JOINED, LinkState.SUSPECT) and new.info.revision > was.info.revision:
+        is_known = link.state in (LinkState.JOINED, LinkState.SUSPECT)
+        if is_known and new.info != evolve(was.info, incarnation=new.info.incarnation):
             outputs.append(PeerUpdated(new.info, was.info))
         return outputs
 
@@ -353,10 +368,10 @@ class Roster:
         It says so right after `link_down`. Only now we probe, so that nothing of this endpoint is
         heard any more after a probe has ended the link.
         """
-        for link in self._by_endpoint.get(endpoint, {}).values():
+        for link in self._down(endpoint):
             self._timers.cancel((Alarm.ZOMBIE, link.key))
             may_probe = self._stops_when_refused and not self._timers.is_armed((Alarm.PROBE, link.key))
-            if link.down_since is not None and not link.is_given_up and may_probe:
+            if may_probe and link.down_since is not None:
                 self._timers.arm((Alarm.PROBE, link.key), link.down_since)
         return []
 
@@ -364,15 +379,13 @@ class Roster:
         """What listens at ``endpoint`` does not complete a ZMTP handshake with us."""
         if ReconnectStop.HANDSHAKE_FAILED not in self.config.reconnect_stop:
             return []
-        return self._give_up_all(endpoint, Signal.REJECTED, now)
+        return [output for link in self._down(endpoint) for output in self._give_up(link, Signal.REJECTED, now)]
 
     def probed(self, endpoint: Endpoint, probe: Probe, now: float) -> list[Output]:
         """What a plain connection to ``endpoint`` told; only a refusal decides."""
         is_refused = probe is Probe.REFUSED and self._stops_when_refused
         outputs: list[Output] = []
-        for link in list(self._by_endpoint.get(endpoint, {}).values()):
-            if link.down_since is None or link.is_given_up:
-                continue
+        for link in self._down(endpoint):
             if is_refused and not self._may_have_said_farewell(link):
                 outputs += self._give_up(link, Signal.REFUSED, now)
             else:
@@ -395,12 +408,11 @@ class Roster:
             return max(now, link.down_since + self.config.probe_delays[link.probes])
         return now + self.config.reconnect_interval
 
-    def _give_up_all(self, endpoint: Endpoint, signal: Signal, now: float) -> list[Output]:
-        outputs: list[Output] = []
-        for link in list(self._by_endpoint.get(endpoint, {}).values()):
-            if link.down_since is not None and not link.is_given_up:
-                outputs += self._give_up(link, signal, now)
-        return outputs
+    def _down(self, endpoint: Endpoint) -> list[Link]:
+        """The links that wait for a connection to ``endpoint``; whoever had joined comes first, to be drained."""
+        links = self._by_endpoint.get(endpoint, {}).values()
+        waiting = [link for link in links if link.down_since is not None and not link.is_given_up]
+        return sorted(waiting, key=lambda link: link.state is LinkState.ANNOUNCED)
 
     @property
     def _stops_when_refused(self) -> bool:
@@ -509,6 +521,8 @@ class Roster:
     def _signal(self, link: Link, signal: Signal) -> list[Output]:
         event = link.signal(signal)
         if link.state is LinkState.JOINED:
+            link.had_joined = True
+            self._announced.pop(link.key, None)
             self._joined[link.peer.id] = link.peer
         elif event is not None:
             self._joined.pop(link.peer.id, None)
@@ -548,11 +562,20 @@ class Roster:
 
     def _give_up(self, link: Link, signal: Signal, now: float) -> list[Output]:
         """Read what the peer had sent, then end the link."""
-        if len(self._by_endpoint[link.endpoint]) > 1:
+        others = [other for other in self._by_endpoint[link.endpoint].values() if other is not link]
+        is_shared = any(other.down_since is None and not other.is_given_up for other in others)
+        if is_shared or (others and link.state is LinkState.ANNOUNCED):
+            # The connection goes on for the others, and with it what this one had sent.
             return self._finish(link, signal, now)
+        # One drain serves all who are given up.
+        outputs: list[Output] = [] if self._is_draining(link.endpoint) else [DrainPeer(link.endpoint, link.sender)]
         link.verdict = signal
         self._cancel_all(link.key)
-        return [DrainPeer(link.endpoint, link.sender)]
+        self._announced.pop(link.key, None)
+        return outputs
+
+    def _is_draining(self, endpoint: Endpoint) -> bool:
+        return any(link.is_given_up for link in self._by_endpoint[endpoint].values())
 
     def drained(self, endpoint: Endpoint, now: float) -> list[Output]:
         """All that the peer at ``endpoint`` had sent was read, and `dataSub` is no longer connected there."""
@@ -561,14 +584,17 @@ class Roster:
         for link in links:
             if link.verdict is not None:
                 outputs += self._finish(link, link.verdict, now, is_connected=False)
-        # These were announced while the one before them was being drained.
+        # These were announced while the ones before them were being drained.
         rest = list(self._by_endpoint.get(endpoint, {}).values())
         if rest:
             outputs.append(ConnectPeer(endpoint))
         for link in rest:
+            self._timers.cancel((Alarm.ZOMBIE, link.key))
             if link.down_since is None:
                 outputs += self._broke(link, now)
         for link in links:
+            if link.again is not None and link.key not in self._links:
+                outputs += self.announced(*link.again, now)[1]
             for sibling in list(self._by_id.get(link.peer.id, {}).values()):
                 outputs += self._evaluate(sibling, now)
         return outputs
@@ -578,6 +604,7 @@ class Roster:
             return self._go_on_trying(link, now)
         self._cancel_all(link.key)
         del self._links[link.key]
+        self._announced.pop(link.key, None)
         siblings = self._by_id[link.peer.id]
         del siblings[link.announce.session]
         if not siblings:
@@ -592,7 +619,7 @@ class Roster:
         if signal in FINAL and link.state is not LinkState.ANNOUNCED:
             # Who never joined may be a lie from end to end; its tombstone would be one about the victim.
             self._bury(link)
-        if signal is Signal.EXPIRED and link.announce.is_classic:
+        if signal is Signal.EXPIRED and link.announce.is_classic and link.had_joined:
             # It does not announce itself again, so only a connection attempt can find it.
             self._retries[link.key] = link.announce, link.endpoint
             _trim(self._retries, self.config.max_peers)
@@ -606,7 +633,7 @@ class Roster:
             self._timers.cancel((alarm, link.key))
         fresh = evolve(link, state=LinkState.ANNOUNCED, heard=None, told=None)
         outputs = self._signal(link, Signal.EXPIRED)
-        self._links[link.key] = self._by_endpoint[link.endpoint][link.key] = fresh
+        self._links[link.key] = self._by_endpoint[link.endpoint][link.key] = self._announced[link.key] = fresh
         self._by_id[link.peer.id][link.announce.session] = fresh
         return outputs + self._send_link(fresh, now)
 
@@ -635,18 +662,17 @@ class Roster:
         """Do what is due."""
         outputs: list[Output] = []
         for (alarm, key), at in self._timers.pop_due(now):
-            if alarm in _VERDICTS and now - at > self.config.suspect_after:
-                # We did not run when it was due, so we do not know what the peer did meanwhile:
-                # first read what waits, then judge.
-                self._timers.arm((alarm, key), now + self.config.suspect_after)
-            else:
-                outputs += self._due(alarm, key, now)
+            is_late = alarm in _JUDGEMENTS and now - at > self.config.suspect_after
+            # We did not run when it was due, so we do not know what the peer did meanwhile: first
+            # read what waits, then judge. Once, or who is always late would never judge.
+            if is_late and key in self._links and self._timers.put_off((alarm, key), now + self.config.suspect_after):
+                continue
+            outputs += self._due(alarm, key, now)
         return outputs
 
     def _due(self, alarm: Alarm, key: LinkKey, now: float) -> list[Output]:
         if alarm is Alarm.RETRY:
-            retry = self._retries.pop(key, None)
-            return [] if retry is None or key in self._links else self._create(*retry, now)
+            return self._retry(key, now)
         link = self._links.get(key)
         if link is None or link.is_given_up:
             # What was due just before it gave the link up.
@@ -656,6 +682,8 @@ class Roster:
                 return self._repeat_link(link, now)
             case Alarm.PROBE:
                 return [ProbePeer(link.endpoint)]
+            case Alarm.ZOMBIE if self._is_draining(link.endpoint):
+                return []
             case Alarm.ZOMBIE:
                 probe = [ProbePeer(link.endpoint)] if self._stops_when_refused else []
                 return [RevivePeer(link.endpoint), *probe]
@@ -665,6 +693,15 @@ class Roster:
                 return [Dropped(Drop.UNCONFIRMED_FAREWELL, str(key[0]))]
             case Alarm.EXPIRE:
                 return self._expire(link, now)
+
+    def _retry(self, key: LinkKey, now: float) -> list[Output]:
+        retry = self._retries.pop(key, None)
+        if retry is None:
+            return []
+        is_new, outputs = self.announced(*retry, now)
+        if is_new:
+            self._links[key].had_joined = True
+        return outputs
 
     def _expire(self, link: Link, now: float) -> list[Output]:
         if not self._stops_when_refused:

@@ -20,11 +20,13 @@ class Timers(Generic[K]):
 
     _at: dict[K, float] = field(factory=dict)
     _heap: list[tuple[float, int, K]] = field(factory=list)
+    _put_off: set[K] = field(factory=set)
     _serial: int = 0
 
     def arm(self, key: K, at: float) -> None:
         """Make ``key`` due at ``at``, whenever it was due before."""
         self._at[key] = at
+        self._put_off.discard(key)
         self._serial += 1
         heapq.heappush(self._heap, (at, self._serial, key))
         if len(self._heap) > 64 and len(self._heap) > 4 * len(self._at):
@@ -36,6 +38,16 @@ class Timers(Generic[K]):
     def cancel(self, key: K) -> None:
         """Forget ``key``; nothing happens if it is not armed."""
         self._at.pop(key, None)
+        self._put_off.discard(key)
+
+    def put_off(self, key: K, at: float) -> bool:
+        """Make ``key``, which was just popped, due once more at ``at``; ``False`` if that was done already."""
+        if key in self._put_off:
+            self._put_off.discard(key)
+            return False
+        self.arm(key, at)
+        self._put_off.add(key)
+        return True
 
     def is_armed(self, key: K) -> bool:
         return key in self._at
