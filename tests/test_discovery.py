@@ -161,6 +161,15 @@ def test_a_welcome_elsewhere_is_tried_soon_when_the_first_does_not_answer() -> N
     assert followed[0] == FollowWelcome(PROXY, RELAY)
 
 
+def test_of_several_publish_endpoints_each_is_tried_for_longer_in_each_round() -> None:
+    made = core()
+    hear(made, Welcome(EVE, ELSEWHERE))
+    hear(made, Welcome(PROXY_ID, RELAY))
+    followed = [at for at, output in run(made, 20.0) if isinstance(output, FollowWelcome)]
+    assert followed[:8] == pytest.approx([0.1, 0.2, 0.4, 0.6, 1.0, 1.4, 2.2, 3.0])
+    assert followed[-1] - followed[-2] == pytest.approx(2.0), "relay_retry_interval"
+
+
 def test_no_flood_of_welcomes_grows_without_bound() -> None:
     made = core()
     outputs = [hear(made, Welcome(EVE, f"tcp://127.0.0.1:{42000 + number}")) for number in range(100)]
@@ -287,10 +296,34 @@ def test_a_host_name_is_looked_up_once_before_it_is_connected() -> None:
     assert drops(made.resolved("tcp://nowhere:1", None, 1.0)) == [Drop.REFUSED_ENDPOINT]
 
 
+def test_all_who_announce_one_host_name_wait_for_one_look_up() -> None:
+    made = found(core())
+    name = "tcp://localhost:40002"
+    assert hear(made, announce(endpoint=name)) == [ResolveEndpoint(name)]
+    assert hear(made, announce(EVE, name)) == []
+    made.resolved(name, THERE, 1.0)
+    assert [link.peer.id for link in made.roster.links] == [BOB, EVE]
+
+
+def test_a_peer_that_is_connected_under_its_host_name_is_not_looked_up_again() -> None:
+    made = found(core())
+    name = "tcp://localhost:40002"
+    hear(made, announce(endpoint=name))
+    made.resolved(name, THERE, 1.0)
+    assert hear(made, announce(endpoint=name), 2.0) == [ResolveEndpoint(name)], "it may have moved"
+    made.resolved(name, THERE, 2.0)
+    made.link_up(THERE, 3.0)
+    assert hear(made, announce(endpoint=name), 4.0) == []
+    made.link_down(THERE, 5.0)
+    assert hear(made, announce(endpoint=name), 6.0) == [ResolveEndpoint(name)]
+
+
 def test_look_ups_are_bounded() -> None:
     made = found(core())
     outputs = [hear(made, announce(endpoint=f"tcp://host{number}:1")) for number in range(PeerConfig().max_lookups + 1)]
     assert drops(outputs[-1]) == [Drop.TABLE_FULL]
+    same = "tcp://host0:1"
+    assert drops(hear(made, announce(EVE, same))) == [Drop.TABLE_FULL], "who waits for a name is counted, too"
 
 
 def test_who_takes_us_for_a_stranger_makes_us_announce_with_again() -> None:

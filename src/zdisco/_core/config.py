@@ -88,7 +88,8 @@ class PeerConfig:
     relay_retry_interval: float = field(default=2.0, validator=_is_seconds)
     """While a proxy is heard but does not hear us, its publish endpoint is connected anew this often."""
     welcome_retry_interval: float = field(default=0.1, validator=_is_seconds)
-    """Where several publish endpoints were named for one proxy, each is tried that long, in turn."""
+    """Where several publish endpoints were named for one proxy, each is tried that long, in turn; twice as long in
+    each further round, up to ``relay_retry_interval``."""
     answer_delay_per_peer: float = field(default=0.001, validator=_is_seconds_or_zero)
     """A newcomer is answered after a random part of this times the number of known peers ..."""
     answer_delay_max: float = field(default=0.1, validator=_is_seconds_or_zero)
@@ -146,11 +147,12 @@ class PeerConfig:
     max_peers: int = field(default=4_096, validator=_is_count)
     """Links in the roster."""
     max_links_per_id: int = field(default=4, validator=_is_count)
-    """Links that may claim one id."""
+    """Links that may claim one id, and links that may claim one endpoint."""
     max_tombstones: int = field(default=4_096, validator=_is_count)
-    """Peers that left and that no late announce may revive."""
+    """Peers that left and that no late announce may revive. Also bounds what is kept of connections that ended, two
+    entries for each link that was ever up: by its peer and by its endpoint."""
     max_strangers: int = field(default=4_096, validator=_is_count)
-    """Subscribers whose announce we have not had."""
+    """Subscribers whose announce we have not had. Also bounds the markers that are kept of peers without a link."""
     max_welcomes: int = field(default=8, validator=_is_count)
     """Publish endpoints of one proxy that are tried in turn."""
     max_lookups: int = field(default=64, validator=_is_count)

@@ -36,6 +36,7 @@ from .envelope import (
 )
 from .errors import InvalidEndpoint, MalformedMessage
 from .events import ProxyFound, ProxyLost
+from .link import LinkKey
 from .model import Endpoint, PeerId, PeerInfo, Probe
 from .relay import Relay, RelaySignal, RelayState
 from .roster import Roster
@@ -85,7 +86,8 @@ class Discovery:
     stage: Stage = field(default=Stage.STARTED, init=False)
     _relays: dict[Endpoint, Relay] = field(init=False)
     _timers: Timers[Deadline] = field(factory=Timers, init=False)
-    _unresolved: dict[Endpoint, Announce] = field(factory=dict, init=False)
+    _unresolved: dict[Endpoint, dict[LinkKey, Announce]] = field(factory=dict, init=False)
+    """Host names that are being looked up, and the latest announce of each life that named it."""
     _farewells: set[Endpoint] = field(factory=set, init=False)
     _answer_again: bool = field(default=False, init=False)
     _wrongly_said: int = field(default=0, init=False)
@@ -176,12 +178,14 @@ class Discovery:
             return [Dropped(Drop.FORGED_WELCOME, welcome.endpoint)]
         relay.others.append((welcome.id, welcome.endpoint))
         if len(relay.others) == 1:
+            relay.patience, relay.turns = self.config.welcome_retry_interval, 0
             self._timers.arm((Alarm.RELAY, relay.proxy), now + self._relay_retry(relay))
         return []
 
     def _relay_retry(self, relay: Relay) -> float:
         """Seconds until the publish endpoint is connected anew, or another one tried."""
-        return self.config.welcome_retry_interval if relay.others else self.config.relay_retry_interval
+        longest = self.config.relay_retry_interval
+        return min(relay.patience, longest) if relay.others else longest
 
     def relay_up(self, proxy: Endpoint, now: float) -> list[Output]:
         """The proxy subscribed to us at its publish endpoint: from now on nothing is lost on the way to it."""
@@ -219,13 +223,14 @@ class Discovery:
             self._timers.arm(again, now + self._relay_retry(relay))
         elif relay.state is RelayState.ANNOUNCING and self.stage is Stage.STARTED:
             relay.retry = self.config.announce_retry_min
-            return self._repeat_announce(relay, now)
+            return self._repeat(Alarm.ANNOUNCE, relay, now)
         return []
 
-    def _repeat_announce(self, relay: Relay, now: float) -> list[Output]:
-        self._timers.arm((Alarm.ANNOUNCE, relay.proxy), now + relay.retry)
+    def _repeat(self, alarm: Alarm, relay: Relay, now: float) -> list[Output]:
+        """Say what ``alarm`` is about now, and ever more slowly until it comes back."""
+        self._timers.arm((alarm, relay.proxy), now + relay.retry)
         relay.retry = min(2 * relay.retry, self.config.announce_interval)
-        return self._announce_to(relay)
+        return self._announce_to(relay) if alarm is Alarm.ANNOUNCE else self._farewell_to(relay)
 
     def _announce_to(self, relay: Relay, *, again: bool = False) -> list[Output]:
         relay.announced += 1
@@ -256,25 +261,25 @@ class Discovery:
         except InvalidEndpoint as error:
             return [Dropped(Drop.REFUSED_ENDPOINT, str(error))]
         if endpoint is None:
-            return self._resolve(announce)
-        return self._admit(announce, endpoint, now)
+            endpoint = self.roster.connected_endpoint(announce)
+        return self._resolve(announce) if endpoint is None else self._admit(announce, endpoint, now)
 
     def _resolve(self, announce: Announce) -> list[Output]:
-        name = announce.info.endpoint
-        if name not in self._unresolved and len(self._unresolved) >= self.config.max_lookups:
+        name, key = announce.info.endpoint, (announce.info.id, announce.session)
+        waiting = self._unresolved.get(name, {})
+        if key not in waiting and sum(map(len, self._unresolved.values())) >= self.config.max_lookups:
             return [Dropped(Drop.TABLE_FULL, "names to look up")]
-        is_new = name not in self._unresolved
-        self._unresolved[name] = announce
-        return [ResolveEndpoint(name)] if is_new else []
+        self._unresolved[name] = waiting | {key: announce}
+        return [] if waiting else [ResolveEndpoint(name)]
 
     def resolved(self, name: Endpoint, endpoint: Endpoint | None, now: float) -> list[Output]:
         """The host name in ``name`` was looked up; ``None`` if it does not exist."""
-        announce = self._unresolved.pop(name, None)
-        if announce is None or self.stage is not Stage.STARTED:
+        waiting = self._unresolved.pop(name, {}).values()
+        if self.stage is not Stage.STARTED:
             return []
         if endpoint is None:
-            return [Dropped(Drop.REFUSED_ENDPOINT, f"{name} does not resolve")]
-        return self._admit(announce, endpoint, now)
+            return [Dropped(Drop.REFUSED_ENDPOINT, f"{name} does not resolve") for _ in waiting]
+        return [output for announce in waiting for output in self._admit(announce, endpoint, now)]
 
     def _admit(self, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
         if not self._may_connect(announce.info, endpoint):
@@ -367,15 +372,10 @@ class Discovery:
             relay.retry = self.config.announce_retry_min
             if relay.echoes:
                 self._farewells.add(relay.proxy)
-                outputs += self._repeat_farewell(relay, now)
+                outputs += self._repeat(Alarm.FAREWELL, relay, now)
             elif relay.hears_us:
                 outputs += self._farewell_to(relay)
         return outputs
-
-    def _repeat_farewell(self, relay: Relay, now: float) -> list[Output]:
-        self._timers.arm((Alarm.FAREWELL, relay.proxy), now + relay.retry)
-        relay.retry = min(2 * relay.retry, self.config.announce_interval)
-        return self._farewell_to(relay)
 
     def _farewell_to(self, relay: Relay) -> list[Output]:
         mine = self.me.info
@@ -469,10 +469,8 @@ class Discovery:
 
     def _due(self, alarm: Alarm, proxy: Endpoint, now: float) -> list[Output]:
         match alarm:
-            case Alarm.ANNOUNCE:
-                return self._repeat_announce(self._relays[proxy], now)
-            case Alarm.FAREWELL:
-                return self._repeat_farewell(self._relays[proxy], now)
+            case Alarm.ANNOUNCE | Alarm.FAREWELL:
+                return self._repeat(alarm, self._relays[proxy], now)
             case Alarm.RELAY:
                 relay = self._relays[proxy]
                 relay.follow_next()

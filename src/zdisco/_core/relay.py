@@ -87,6 +87,10 @@ class Relay:
     """The publish endpoint that we follow."""
     others: list[tuple[UUID, Endpoint]] = field(factory=list)
     """What further welcomes of this connection named, in the order in which it will be tried."""
+    patience: float = 0.0
+    """Seconds for which each of several publish endpoints is tried in this round."""
+    turns: int = 0
+    """How many of them have had their turn in this round."""
     retry: float = 0.0
     """Seconds until an announce or farewell without echo is repeated."""
     announced: int = 0
@@ -98,10 +102,17 @@ class Relay:
         self.state = TRANSITIONS[self.state, signal]
 
     def follow_next(self) -> None:
-        """Follow the next of the others; the present one becomes the last of them."""
+        """Follow the next of the others; the present one becomes the last of them.
+
+        Each round gives them twice as long: a publish endpoint may be far away.
+        """
         if self.others and self.id is not None:
             self.others.append((self.id, self.endpoint))
             self.id, self.endpoint = self.others.pop(0)
+            self.turns += 1
+            if self.turns > len(self.others):
+                self.turns = 0
+                self.patience *= 2
 
     @property
     def is_heard(self) -> bool:

@@ -122,6 +122,13 @@ class Roster:
         link = self._by_id.get(PeerId(bytes=id_and_session[:16]), {}).get(id_and_session[16:])
         return None if link is None else link.peer
 
+    def connected_endpoint(self, announce: Announce) -> Endpoint | None:
+        """The numeric spelling under which we are connected to where this announce points; ``None`` if we are not."""
+        link = self._links.get((announce.info.id, announce.session))
+        if link is None or link.down_since is not None or link.peer.endpoint != announce.info.endpoint:
+            return None
+        return link.endpoint
+
     def unconfirmed(self, counter: int) -> int:
         """How many peers that rely on our subscriptions have not confirmed this marker."""
         return sum(1 for link in self._links.values() if link.confirmed < counter and self._relies_on_us(link))
