@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
@@ -12,7 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from trio.testing import MockClock
 
-from zdisco import BindError, ClosedError, Drop, InvalidEndpoint, MonitorEvent, PeerConfig, PeerInfo, SocketEvent
+from zdisco import BindError, ClosedError, Drop, InvalidEndpoint, MonitorEvent, Peer, PeerConfig, PeerInfo, SocketEvent
 from zdisco._channels import DataChannel, Network, ProxyChannel
 from zdisco._core.model import Endpoint, Probe
 from zdisco._core.wire import Announce, Farewell, Welcome, decode, encode
@@ -643,3 +645,17 @@ async def test_cancelling_a_channel_loses_nothing() -> None:
         assert recorder.frames == [b"%d" % number for number in range(sent)]
         assert sent > 100
     await sub.aclose()
+
+
+async def test_ports_and_memory_do_not_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zdisco.testing._LAST_PORT", 40_010)
+    net = MemoryNetwork()
+    gone: weakref.WeakSet[object] = weakref.WeakSet()
+    async with net.proxy() as proxy, Peer(proxy.endpoint, network=net) as stays:
+        for _ in range(50):
+            async with Peer(proxy.endpoint, network=net) as peer:
+                assert peer.me.endpoint != stays.me.endpoint
+                gone.add(peer)
+        del peer
+        gc.collect()
+        assert len(gone) <= 1, "the generator of the loop may still hold the last one"

@@ -48,6 +48,7 @@ __all__ = ["MemoryNetwork", "MemoryProxy"]
 _BATCH = 256
 """What a mailbox hands out before it lets others run."""
 _FIRST_PORT = 40_001
+_LAST_PORT = 65_535
 _LOOPBACK = "127.0.0.1"
 _EVERYWHERE = ("0.0.0.0", "[::]")
 _SUBSCRIBE, _UNSUBSCRIBE = b"\x01", b"\x00"
@@ -167,8 +168,9 @@ class MemoryNetwork:
 
     def _bind(self, host: str, port: int, site: _Site, hwm: int) -> _Server:
         while not port:
-            candidate, self._port = self._port, self._port + 1
-            port = 0 if str(TcpEndpoint(host, candidate)) in self._servers else candidate
+            candidate, self._port = self._port, _FIRST_PORT if self._port == _LAST_PORT else self._port + 1
+            old = self._servers.get(str(TcpEndpoint(host, candidate)))
+            port = candidate if old is None or not old.is_open else 0
         endpoint = str(TcpEndpoint(host, port))
         if (old := self._server(endpoint)) is not None and old.is_open:
             raise BindError(endpoint, errno.EADDRINUSE, "address already in use")
@@ -235,6 +237,10 @@ class _Mailbox:
             self._arrived = None
 
 
+def _ignore(*_: object) -> None:
+    pass
+
+
 @define(eq=False)
 class _Server:
     """A bound socket."""
@@ -244,10 +250,10 @@ class _Server:
     endpoint: Endpoint
     hwm: int
     """Frames that wait for one subscriber before the newest are dropped for it."""
-    accepted: Callable[[_Connection], None] = lambda _: None
-    received: Callable[[_Connection, bytes, float], None] = lambda *_: None
+    accepted: Callable[[_Connection], None] = _ignore
+    received: Callable[[_Connection, bytes, float], None] = _ignore
     """Called with each frame of a client when it is sent, and when it will arrive."""
-    ended: Callable[[_Connection], None] = lambda _: None
+    ended: Callable[[_Connection], None] = _ignore
     connections: list[_Connection] = field(factory=list)
     is_open: bool = True
 
@@ -256,6 +262,8 @@ class _Server:
         self.is_open = False
         for connection in list(self.connections):
             connection.end()
+        # The endpoint is remembered, its owner is not.
+        self.accepted, self.received, self.ended = _ignore, _ignore, _ignore
 
 
 @define(eq=False)
