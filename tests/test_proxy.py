@@ -207,3 +207,15 @@ async def test_a_cancelled_block_closes_everything() -> None:
     assert scope.cancelled_caught
     async with Proxy(proxy.endpoint, relay=proxy.relay):
         pass
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("nosuchhost.invalid", "no address of this machine has that name"),
+        ("203.0.113.5", "this machine does not have that address"),
+    ],
+)
+async def test_a_host_that_is_not_ours_is_named_as_it_was_given(host: str, reason: str) -> None:
+    with pytest.raises(BindError, match=f"cannot bind tcp://{host}:5655: {reason}"):
+        await Proxy(f"tcp://{host}:5655").__aenter__()

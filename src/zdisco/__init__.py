@@ -1,4 +1,4 @@
-"""zdisco: ZeroMQ programs find each other, and know, truthfully, who is there."""
+"""zdisco: ZeroMQ programs find each other, and know who is there."""
 
 from ._core.actions import Drop
 from ._core.config import PeerConfig

@@ -23,7 +23,7 @@ from ._background import Background
 from ._core.actions import Drop
 from ._core.config import PeerConfig
 from ._core.endpoints import numeric, parse
-from ._core.errors import ClosedError, InvalidEndpoint, MalformedMessage
+from ._core.errors import BindError, ClosedError, InvalidEndpoint, MalformedMessage
 from ._core.model import Endpoint
 from ._core.wire import Welcome, decode, encode
 from ._zmq.monitor import Handshakes, Monitor, SocketEvent
@@ -78,6 +78,7 @@ class Proxy:
     ) -> None:
         host, _ = _split(endpoint)
         self._bind = endpoint
+        self._relay_is_ours = relay is None
         self._bind_relay = f"tcp://{host}:*" if relay is None else relay
         _split(self._bind_relay)
         self._advertise = advertise
@@ -144,7 +145,11 @@ class Proxy:
         config = PeerConfig()
         self._xsub = self._own(proxy_xsub(context, config))
         self._xpub = self._own(proxy_xpub(context, config))
-        self._relay = self._reachable(bind(self._xsub.zmq, self._bind_relay))
+        try:
+            self._relay = self._reachable(bind(self._xsub.zmq, self._bind_relay))
+        except BindError as error:
+            # Where we chose the endpoint, what is wrong with it is the host that we were given.
+            raise BindError(self._bind, error.errno or 0, error.reason) if self._relay_is_ours else error from None
         # Everything: which topics peers subscribed to does not travel upstream.
         self._xsub.send_nowait(b"\x01")
         set_welcome(self._xpub.zmq, encode(Welcome(self._id, self._relay)))

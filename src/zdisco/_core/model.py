@@ -63,7 +63,7 @@ class PeerInfo:
 
 
 class LinkState(Enum):
-    """The state of the link to one peer; `TRANSITIONS` in ``_core/link.py`` has every change."""
+    """The state of the link to one peer; the page on the protocol has every change."""
 
     ANNOUNCED = "announced"
     """We know where it is; the link is not verified."""

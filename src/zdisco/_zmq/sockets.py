@@ -43,6 +43,12 @@ MAX_SUBSCRIPTION = 1 << 16
 """Bytes; libzmq ends the connection of whoever sends more to `dataPub`, before it makes room for it."""
 BACKLOG = 4096
 """With libzmq's 100 it costs a second when many peers connect at once."""
+_CANNOT_BIND = {
+    # libzmq looks for a network interface of that name, then for a host.
+    errno.ENODEV: "no address of this machine has that name",
+    errno.EAGAIN: "no address of this machine has that name",
+    errno.EADDRNOTAVAIL: "this machine does not have that address",
+}
 BATCH = 256
 """Frames that a reader takes before it lets others run."""
 
@@ -385,7 +391,8 @@ def bind(socket: ZmqSocket, endpoint: Endpoint) -> Endpoint:
         _use_ipv6(socket, endpoint)
         socket.bind(endpoint)
     except (zmq.ZMQError, ValueError) as error:
-        raise BindError(endpoint, _number(error), _reason(error)) from error
+        number = _number(error)
+        raise BindError(endpoint, number, _CANNOT_BIND.get(number, _reason(error))) from error
     return str(socket.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")
 
 
