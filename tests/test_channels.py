@@ -22,7 +22,7 @@ from zdisco._core.errors import BindError, InvalidEndpoint
 from zdisco._core.model import Endpoint, PeerInfo, Probe
 from zdisco._core.wire import Announce, Welcome, decode, encode
 from zdisco._proxy import Proxy
-from zdisco._zmq import sockets
+from zdisco._zmq import options, sockets
 from zdisco._zmq.channels import ZmqDataChannel, ZmqProxyChannel
 from zdisco._zmq.monitor import MonitorEvent, SocketEvent
 from zdisco._zmq.sockets import ZmqContext
@@ -212,7 +212,7 @@ async def test_the_end_of_both_connections_is_told_and_a_restart_heard_after_it(
 
 def greet_blocking(context: ZmqContext, endpoint: Endpoint, subscriber: sockets.Socket) -> zmq.Socket[bytes]:
     """Bind a proxy that greets, and hold up the event loop until the welcome has arrived."""
-    rogue = sockets.proxy_xpub(context, CONFIG)
+    rogue = options.proxy_xpub(context, CONFIG)
     sockets.set_welcome(rogue, b"W")
     end = time.monotonic() + TIMEOUT
     is_bound = False
@@ -295,7 +295,7 @@ async def test_a_subscription_that_arrives_while_another_is_answered_is_told() -
 
 async def test_multipart_messages_of_a_proxy_are_dropped_whole() -> None:
     async with network() as context:
-        rogue = sockets.proxy_xpub(context, CONFIG)
+        rogue = options.proxy_xpub(context, CONFIG)
         async with proxy_channel(sockets.bind(rogue, ANYWHERE)) as (_, heard):
             reader = sockets.Socket(rogue)
             for _ in range(3):
@@ -310,12 +310,12 @@ async def test_multipart_messages_of_a_proxy_are_dropped_whole() -> None:
 
 async def test_a_connection_that_libzmq_gave_up_is_made_anew() -> None:
     async with network() as context:
-        rogue = sockets.proxy_xpub(context, CONFIG)
+        rogue = options.proxy_xpub(context, CONFIG)
         async with proxy_channel(sockets.bind(rogue, ANYWHERE)) as (_, heard):
             reader = sockets.Socket(rogue)
             for _ in range(3):
                 await reader.receive()
-            reader.send_nowait(b"C" + bytes(sockets.MAX_DISCOVERY_MESSAGE))
+            reader.send_nowait(b"C" + bytes(options.MAX_DISCOVERY_MESSAGE))
             while await reader.receive() != b"\x01C":
                 pass
             await heard.until_told("proxy_down", heard.events[0].endpoint)
@@ -519,7 +519,7 @@ async def test_draining_where_nothing_is_connected_ends_at_once_but_not_in_the_c
 
 async def test_multipart_data_messages_are_delivered_as_frames_and_survive_a_disconnect() -> None:
     async with network() as context, data_channel(context) as one:
-        foreign = sockets.Socket(sockets.data_pub(context, CONFIG))
+        foreign = sockets.Socket(options.data_pub(context, CONFIG))
         endpoint = sockets.bind(foreign.zmq, ANYWHERE)
         one.channel.connect(endpoint)
         assert await foreign.receive() == b"\x01"
@@ -528,7 +528,7 @@ async def test_multipart_data_messages_are_delivered_as_frames_and_survive_a_dis
         await one.heard.until(lambda: len(one.heard.frames) > 0)
         assert len(one.heard.frames) % 3 == 0
         one.channel.disconnect(endpoint)
-        two = sockets.Socket(sockets.data_pub(context, CONFIG))
+        two = sockets.Socket(options.data_pub(context, CONFIG))
         one.channel.connect(sockets.bind(two.zmq, ANYWHERE))
         assert await two.receive() == b"\x01"
         two.send_nowait(b"end")

@@ -19,7 +19,7 @@ from zdisco._core.errors import BindError, ClosedError, InvalidEndpoint
 from zdisco._core.model import PeerInfo
 from zdisco._core.wire import Announce, Farewell, Welcome, decode, encode
 from zdisco._proxy import Proxy
-from zdisco._zmq import sockets
+from zdisco._zmq import options, sockets
 from zdisco._zmq.sockets import Socket
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +50,7 @@ class Client:
 @asynccontextmanager
 async def client(proxy: Proxy) -> AsyncIterator[Client]:
     context = sockets.new_context()
-    sub, pub = Socket(sockets.proxy_sub(context, CONFIG)), Socket(sockets.proxy_pub(context, CONFIG))
+    sub, pub = Socket(options.proxy_sub(context, CONFIG)), Socket(options.proxy_pub(context, CONFIG))
     try:
         with anyio.fail_after(10):
             sub.zmq.setsockopt(zmq.SUBSCRIBE, b"")
@@ -112,7 +112,7 @@ async def test_what_is_no_message_of_a_peer_is_counted_and_not_relayed(frames: l
 
 async def test_a_message_beyond_the_limit_costs_its_sender_the_connection_and_nobody_else() -> None:
     async with Proxy(ANYWHERE) as proxy, client(proxy) as bad, client(proxy) as good:
-        bad.pub.send_nowait(b"C" + bytes(sockets.MAX_DISCOVERY_MESSAGE))
+        bad.pub.send_nowait(b"C" + bytes(options.MAX_DISCOVERY_MESSAGE))
         # It was cut off, and libzmq connects anew.
         assert await bad.pub.receive() == b"\x01"
         await good.passes()
@@ -130,7 +130,7 @@ async def test_noise_on_both_ports_harms_nobody(noise: bytes) -> None:
 async def test_a_subscriber_that_is_no_peer_does_not_stop_it() -> None:
     async with Proxy(ANYWHERE) as proxy, client(proxy) as peer:
         context = sockets.new_context()
-        xsub = Socket(sockets.proxy_xsub(context, CONFIG))
+        xsub = Socket(options.proxy_xsub(context, CONFIG))
         sockets.connect(xsub.zmq, proxy.endpoint)
         xsub.send_nowait(b"no subscription at all")
         xsub.zmq.send_multipart([b"\x01", b"\x00", b"rest"])

@@ -14,7 +14,7 @@ import zmq
 
 from zdisco._core.config import PeerConfig
 from zdisco._core.errors import BindError, ClosedError, InvalidEndpoint
-from zdisco._zmq import sockets
+from zdisco._zmq import options, sockets
 from zdisco._zmq.sockets import Socket, ZmqContext
 
 pytestmark = pytest.mark.anyio
@@ -35,8 +35,8 @@ async def open_context() -> AsyncIterator[ZmqContext]:
 async def pair() -> AsyncIterator[tuple[Socket, Socket]]:
     """An XPUB and a SUB whose subscription to everything is in force."""
     async with open_context() as context:
-        xpub = Socket(sockets.data_pub(context, PeerConfig(send_hwm=100_000)), "xpub")
-        sub = Socket(sockets.data_sub(context, CONFIG), "sub")
+        xpub = Socket(options.data_pub(context, PeerConfig(send_hwm=100_000)), "xpub")
+        sub = Socket(options.data_sub(context, CONFIG), "sub")
         endpoint = sockets.bind(xpub.zmq, "tcp://127.0.0.1:*")
         sub.zmq.setsockopt(zmq.SUBSCRIBE, b"")
         sockets.connect(sub.zmq, endpoint)
@@ -160,7 +160,7 @@ async def test_a_descriptor_used_again_keeps_its_reader_when_the_old_waiter_ends
             await until_waiting(sub)
             sub.close(0)
             # Gets, as a rule, the descriptor that was just freed, and waits before the old reader has run.
-            other = Socket(sockets.data_sub(context, CONFIG), "other")
+            other = Socket(options.data_sub(context, CONFIG), "other")
             other.zmq.setsockopt(zmq.SUBSCRIBE, b"")
             sockets.connect(other.zmq, str(xpub.zmq.getsockopt_string(zmq.LAST_ENDPOINT)))
             while await xpub.receive() != b"\x01":
@@ -281,7 +281,7 @@ async def test_a_flood_can_be_cancelled_and_others_run() -> None:
 
 async def test_bind_and_connect_raise_errors_of_ours() -> None:
     async with open_context() as context:
-        first, second = sockets.data_pub(context, CONFIG), sockets.data_pub(context, CONFIG)
+        first, second = options.data_pub(context, CONFIG), options.data_pub(context, CONFIG)
         endpoint = sockets.bind(first, "tcp://127.0.0.1:*")
         with pytest.raises(BindError, match="address already in use") as caught:
             sockets.bind(second, endpoint)
@@ -297,12 +297,12 @@ async def test_bind_and_connect_raise_errors_of_ours() -> None:
 async def test_options_are_set_as_designed() -> None:
     async with open_context() as context:
         assert context.get(zmq.MAX_SOCKETS) == sockets.MAX_SOCKETS
-        pub, sub = sockets.data_pub(context, CONFIG), sockets.data_sub(context, CONFIG)
+        pub, sub = options.data_pub(context, CONFIG), options.data_sub(context, CONFIG)
         assert [pub.getsockopt(option) for option in (zmq.SNDHWM, zmq.RCVHWM, zmq.BACKLOG)] == [20_000, 0, 4096]
         assert [sub.getsockopt(option) for option in (zmq.SNDHWM, zmq.RCVHWM)] == [0, 1000]
         # A heartbeat there may end the process, the native option loses messages.
         assert [sub.getsockopt(option) for option in (zmq.HEARTBEAT_IVL, zmq.RECONNECT_STOP)] == [0, 0]
-        for make in (sockets.proxy_sub, sockets.proxy_pub, sockets.proxy_xpub, sockets.proxy_xsub):
+        for make in (options.proxy_sub, options.proxy_pub, options.proxy_xpub, options.proxy_xsub):
             socket = make(context, CONFIG)
             assert socket.getsockopt(zmq.RCVHWM) == 0
             assert socket.getsockopt(zmq.HEARTBEAT_IVL) == 5000
@@ -314,11 +314,11 @@ async def test_options_are_set_as_designed() -> None:
 
 async def test_termination_waits_until_what_was_sent_has_left_and_leaves_no_thread() -> None:
     async with open_context() as context:
-        sub = Socket(sockets.data_sub(context, CONFIG))
+        sub = Socket(options.data_sub(context, CONFIG))
         endpoint = sockets.bind(sub.zmq, "tcp://127.0.0.1:*")
         sub.zmq.setsockopt(zmq.SUBSCRIBE, b"")
         other = sockets.new_context()
-        pub = Socket(sockets.data_pub(other, CONFIG))
+        pub = Socket(options.data_pub(other, CONFIG))
         sockets.connect(pub.zmq, endpoint)
         with anyio.fail_after(10):
             received: list[bytes] = []
@@ -342,7 +342,7 @@ async def test_termination_waits_until_what_was_sent_has_left_and_leaves_no_thre
 
 async def test_termination_that_is_cancelled_still_ends() -> None:
     context = sockets.new_context()
-    socket = sockets.data_pub(context, CONFIG)
+    socket = options.data_pub(context, CONFIG)
     socket.close(0)
     with anyio.CancelScope() as scope:
         scope.cancel()

@@ -7,16 +7,13 @@ another, as pytest-asyncio does with fixtures. On trio it is a child of the task
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Awaitable, Callable
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 
-from ._zmq.sockets import outlast
+from ._loops import asyncio_loop, outlast
 
 if TYPE_CHECKING:
     import asyncio
@@ -45,8 +42,8 @@ class Background:
     async def start(self) -> None:
         """Start it; call `stop` in the end, whatever happens."""
         self._scope = anyio.CancelScope()
-        if (asyncio := _asyncio()) is not None:
-            self._task = asyncio.get_running_loop().create_task(self._run(self._scope))
+        if (loop := asyncio_loop()) is not None:
+            self._task = loop.create_task(self._run(self._scope))
             self._task.add_done_callback(self._report_task)
         else:
             self._group = anyio.create_task_group()
@@ -89,9 +86,3 @@ class Background:
             await outlast(finished)
             if not task.cancelled():
                 task.result()
-
-
-def _asyncio() -> ModuleType | None:
-    module = sys.modules.get("asyncio")
-    native = anyio.lowlevel.current_token().native_token
-    return module if module is not None and isinstance(native, module.AbstractEventLoop) else None

@@ -28,17 +28,8 @@ from ._core.model import Endpoint
 from ._core.wire import Welcome, decode, encode
 from ._zmq.monitor import Handshakes, Monitor, SocketEvent
 from ._zmq.network import route_to
-from ._zmq.sockets import (
-    Socket,
-    ZmqContext,
-    ZmqSocket,
-    bind,
-    new_context,
-    proxy_xpub,
-    proxy_xsub,
-    set_welcome,
-    terminate,
-)
+from ._zmq.options import proxy_xpub, proxy_xsub
+from ._zmq.sockets import Socket, ZmqContext, ZmqSocket, bind, new_context, set_welcome, terminate
 
 _ACCEPTANCE = SocketEvent.ACCEPTED | SocketEvent.HANDSHAKE_SUCCEEDED | SocketEvent.DISCONNECTED
 """What happens to connections that others open."""

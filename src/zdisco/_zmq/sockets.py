@@ -17,7 +17,6 @@ prefetches a frame, and a disconnect after that may end the process, too.
 from __future__ import annotations
 
 import errno
-import sys
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -26,9 +25,9 @@ import anyio
 import anyio.lowlevel
 import zmq
 
-from .._core.config import PeerConfig
 from .._core.errors import BindError, ClosedError, InvalidEndpoint, SocketLimitError
-from .._core.model import Endpoint, ReconnectStop
+from .._core.model import Endpoint
+from .._loops import asyncio_loop, outlast
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,12 +36,6 @@ ZmqContext: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 ZmqSocket: TypeAlias = "zmq.Socket[bytes]"
 
 MAX_SOCKETS = 4096
-MAX_DISCOVERY_MESSAGE = 1 << 20
-"""Bytes; libzmq ends the connection of whoever sends more on a discovery socket."""
-MAX_SUBSCRIPTION = 1 << 16
-"""Bytes; libzmq ends the connection of whoever sends more to `dataPub`, before it makes room for it."""
-BACKLOG = 4096
-"""With libzmq's 100 it costs a second when many peers connect at once."""
 _CANNOT_BIND = {
     # libzmq looks for a network interface of that name, then for a host.
     errno.ENODEV: "no address of this machine has that name",
@@ -118,14 +111,8 @@ class _ScopeWaiter:
             self._scope.cancel()
 
 
-def _asyncio_loop(native: object) -> asyncio.AbstractEventLoop | None:
-    # Looked up, not imported: a program on trio need not load asyncio.
-    module = sys.modules.get("asyncio")
-    return native if module is not None and isinstance(native, module.AbstractEventLoop) else None
-
-
 def _make_waiter(fd: int) -> _Waiter:
-    loop = _asyncio_loop(anyio.lowlevel.current_token().native_token)
+    loop = asyncio_loop()
     if loop is not None:
         # Windows' proactor loop has no readers.
         try:
@@ -297,12 +284,11 @@ class Socket:
         """Schedule one re-check of EVENTS for this turn of the event loop, if a reader waits."""
         if self._waiting and not self._checking:
             self._checking = True
-            native = anyio.lowlevel.current_token().native_token
-            loop = _asyncio_loop(native)
+            loop = asyncio_loop()
             if loop is not None:
                 loop.call_soon(self._check)
             else:
-                _run_soon(native, self._check)
+                _run_soon(anyio.lowlevel.current_token().native_token, self._check)
 
     def _check(self) -> None:
         self._checking = False
@@ -364,23 +350,6 @@ async def terminate(context: ZmqContext) -> None:
         thread.join()
 
 
-async def outlast(event: anyio.Event) -> None:
-    """Wait for an event that is sure to come.
-
-    Cancellation: waits to the end all the same, then is cancelled. A shield alone does not hold
-    against asyncio's own ``Task.cancel``.
-    """
-    cancelled: BaseException | None = None
-    with anyio.CancelScope(shield=True):
-        while not event.is_set():
-            try:
-                await event.wait()
-            except anyio.get_cancelled_exc_class() as error:
-                cancelled = error
-    if cancelled is not None:
-        raise cancelled
-
-
 def bind(socket: ZmqSocket, endpoint: Endpoint) -> Endpoint:
     """Bind, and return the resolved endpoint.
 
@@ -437,11 +406,6 @@ def _reason(error: Exception) -> str:
     return str(error) if number is None else zmq.strerror(number).lower()
 
 
-def milliseconds(seconds: float) -> int:
-    """Seconds as libzmq wants them; what is not zero does not become zero, which has a meaning of its own."""
-    return 0 if seconds == 0 else max(1, round(seconds * 1000))
-
-
 def new_socket(context: ZmqContext, kind: int) -> ZmqSocket:
     """Make a plain socket, whatever class the context is of.
 
@@ -452,92 +416,3 @@ def new_socket(context: ZmqContext, kind: int) -> ZmqSocket:
         return context.socket(kind, socket_class=zmq.Socket)
     except zmq.ZMQError as error:
         raise SocketLimitError(_number(error), _reason(error)) from error
-
-
-def _common(context: ZmqContext, kind: int, config: PeerConfig) -> ZmqSocket:
-    socket = new_socket(context, kind)
-    options: dict[int, int] = {
-        zmq.HANDSHAKE_IVL: milliseconds(config.handshake_interval),
-        zmq.RECONNECT_IVL: milliseconds(config.reconnect_interval),
-        zmq.RECONNECT_IVL_MAX: milliseconds(config.reconnect_interval_max),
-        zmq.LINGER: milliseconds(config.linger),
-        zmq.TCP_KEEPALIVE: 1,
-        zmq.TCP_KEEPALIVE_IDLE: max(1, round(config.tcp_keepalive_idle)),
-        zmq.TCP_KEEPALIVE_INTVL: max(1, round(config.tcp_keepalive_interval)),
-        zmq.TCP_KEEPALIVE_CNT: config.tcp_keepalive_count,
-    }
-    return _with(socket, options)
-
-
-def _with(socket: ZmqSocket, options: dict[int, int]) -> ZmqSocket:
-    try:
-        for option, value in options.items():
-            socket.setsockopt(option, value)
-    except BaseException:
-        socket.close(0)
-        raise
-    return socket
-
-
-def data_pub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
-    """Make the XPUB that a peer publishes through."""
-    options: dict[int, int] = {
-        zmq.XPUB_VERBOSER: 1,
-        zmq.SNDHWM: config.send_hwm,
-        zmq.RCVHWM: 0,
-        zmq.MAXMSGSIZE: MAX_SUBSCRIPTION,
-        zmq.BACKLOG: BACKLOG,
-        zmq.TCP_MAXRT: milliseconds(config.tcp_timeout),
-    }
-    return _with(_common(context, zmq.XPUB, config), options)
-
-
-def data_sub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
-    """Make the SUB that reads from all other peers.
-
-    No heartbeat: with a bounded receive queue and a slow reader it ends the process. No
-    RECONNECT_STOP: it throws away what the dead peer had sent.
-    """
-    options: dict[int, int] = {
-        zmq.RCVHWM: config.receive_hwm,
-        zmq.SNDHWM: 0,  # it would limit the number of subscriptions
-        zmq.LINGER: 0,  # a disconnect would linger, too, and go on retrying so long
-        zmq.TCP_MAXRT: milliseconds(config.tcp_timeout),
-    }
-    return _with(_common(context, zmq.SUB, config), options)
-
-
-def _discovery(context: ZmqContext, kind: int, config: PeerConfig) -> ZmqSocket:
-    options: dict[int, int] = {
-        zmq.RCVHWM: 0,  # heartbeats need it
-        zmq.MAXMSGSIZE: MAX_DISCOVERY_MESSAGE,
-        zmq.HEARTBEAT_IVL: milliseconds(config.proxy_heartbeat),
-        zmq.HEARTBEAT_TIMEOUT: milliseconds(config.proxy_heartbeat_timeout),
-    }
-    return _with(_common(context, kind, config), options)
-
-
-def proxy_sub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
-    """Make the SUB that a peer connects to a proxy's well-known endpoint."""
-    return _with(_discovery(context, zmq.SUB, config), {zmq.SNDHWM: 0, zmq.LINGER: 0})
-
-
-def proxy_pub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
-    """Make the XPUB that a peer connects to the publish endpoint of a proxy."""
-    options: dict[int, int] = {
-        zmq.XPUB_VERBOSER: 1,
-        zmq.SNDHWM: config.send_hwm,
-        zmq.RECONNECT_STOP: int(ReconnectStop.CONN_REFUSED),
-    }
-    return _with(_discovery(context, zmq.XPUB, config), options)
-
-
-def proxy_xpub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
-    """Make the XPUB that a proxy binds at its well-known endpoint."""
-    options: dict[int, int] = {zmq.XPUB_VERBOSER: 1, zmq.SNDHWM: config.send_hwm, zmq.BACKLOG: BACKLOG}
-    return _with(_discovery(context, zmq.XPUB, config), options)
-
-
-def proxy_xsub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
-    """Make the XSUB that a proxy binds at its publish endpoint."""
-    return _with(_discovery(context, zmq.XSUB, config), {zmq.SNDHWM: 0, zmq.BACKLOG: BACKLOG})

@@ -1,0 +1,110 @@
+"""The sockets of peers and proxies, with all their options set before they bind or connect."""
+
+from __future__ import annotations
+
+import zmq
+
+from .._core.config import PeerConfig
+from .._core.model import ReconnectStop
+from .sockets import ZmqContext, ZmqSocket, new_socket
+
+MAX_DISCOVERY_MESSAGE = 1 << 20
+"""Bytes; libzmq ends the connection of whoever sends more on a discovery socket."""
+MAX_SUBSCRIPTION = 1 << 16
+"""Bytes; libzmq ends the connection of whoever sends more to `dataPub`, before it makes room for it."""
+BACKLOG = 4096
+"""With libzmq's 100 it costs a second when many peers connect at once."""
+
+
+def milliseconds(seconds: float) -> int:
+    """Seconds as libzmq wants them; what is not zero does not become zero, which has a meaning of its own."""
+    return 0 if seconds == 0 else max(1, round(seconds * 1000))
+
+
+def _common(context: ZmqContext, kind: int, config: PeerConfig) -> ZmqSocket:
+    socket = new_socket(context, kind)
+    options: dict[int, int] = {
+        zmq.HANDSHAKE_IVL: milliseconds(config.handshake_interval),
+        zmq.RECONNECT_IVL: milliseconds(config.reconnect_interval),
+        zmq.RECONNECT_IVL_MAX: milliseconds(config.reconnect_interval_max),
+        zmq.LINGER: milliseconds(config.linger),
+        zmq.TCP_KEEPALIVE: 1,
+        zmq.TCP_KEEPALIVE_IDLE: max(1, round(config.tcp_keepalive_idle)),
+        zmq.TCP_KEEPALIVE_INTVL: max(1, round(config.tcp_keepalive_interval)),
+        zmq.TCP_KEEPALIVE_CNT: config.tcp_keepalive_count,
+    }
+    return _with(socket, options)
+
+
+def _with(socket: ZmqSocket, options: dict[int, int]) -> ZmqSocket:
+    try:
+        for option, value in options.items():
+            socket.setsockopt(option, value)
+    except BaseException:
+        socket.close(0)
+        raise
+    return socket
+
+
+def data_pub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the XPUB that a peer publishes through."""
+    options: dict[int, int] = {
+        zmq.XPUB_VERBOSER: 1,
+        zmq.SNDHWM: config.send_hwm,
+        zmq.RCVHWM: 0,
+        zmq.MAXMSGSIZE: MAX_SUBSCRIPTION,
+        zmq.BACKLOG: BACKLOG,
+        zmq.TCP_MAXRT: milliseconds(config.tcp_timeout),
+    }
+    return _with(_common(context, zmq.XPUB, config), options)
+
+
+def data_sub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the SUB that reads from all other peers.
+
+    No heartbeat: with a bounded receive queue and a slow reader it ends the process. No
+    RECONNECT_STOP: it throws away what the dead peer had sent.
+    """
+    options: dict[int, int] = {
+        zmq.RCVHWM: config.receive_hwm,
+        zmq.SNDHWM: 0,  # it would limit the number of subscriptions
+        zmq.LINGER: 0,  # a disconnect would linger, too, and go on retrying so long
+        zmq.TCP_MAXRT: milliseconds(config.tcp_timeout),
+    }
+    return _with(_common(context, zmq.SUB, config), options)
+
+
+def _discovery(context: ZmqContext, kind: int, config: PeerConfig) -> ZmqSocket:
+    options: dict[int, int] = {
+        zmq.RCVHWM: 0,  # heartbeats need it
+        zmq.MAXMSGSIZE: MAX_DISCOVERY_MESSAGE,
+        zmq.HEARTBEAT_IVL: milliseconds(config.proxy_heartbeat),
+        zmq.HEARTBEAT_TIMEOUT: milliseconds(config.proxy_heartbeat_timeout),
+    }
+    return _with(_common(context, kind, config), options)
+
+
+def proxy_sub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the SUB that a peer connects to a proxy's well-known endpoint."""
+    return _with(_discovery(context, zmq.SUB, config), {zmq.SNDHWM: 0, zmq.LINGER: 0})
+
+
+def proxy_pub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the XPUB that a peer connects to the publish endpoint of a proxy."""
+    options: dict[int, int] = {
+        zmq.XPUB_VERBOSER: 1,
+        zmq.SNDHWM: config.send_hwm,
+        zmq.RECONNECT_STOP: int(ReconnectStop.CONN_REFUSED),
+    }
+    return _with(_discovery(context, zmq.XPUB, config), options)
+
+
+def proxy_xpub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the XPUB that a proxy binds at its well-known endpoint."""
+    options: dict[int, int] = {zmq.XPUB_VERBOSER: 1, zmq.SNDHWM: config.send_hwm, zmq.BACKLOG: BACKLOG}
+    return _with(_discovery(context, zmq.XPUB, config), options)
+
+
+def proxy_xsub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the XSUB that a proxy binds at its publish endpoint."""
+    return _with(_discovery(context, zmq.XSUB, config), {zmq.SNDHWM: 0, zmq.BACKLOG: BACKLOG})
