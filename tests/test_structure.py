@@ -29,6 +29,7 @@ ORDER = [
     "_core/actions",
     "_core/link",
     "_core/links",
+    "_core/links",
     "_core/roster",
     "_core/relay",
     "_core/discovery",

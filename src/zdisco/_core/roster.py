@@ -18,7 +18,7 @@ Rule 5: every table has a bound.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from types import MappingProxyType
 from typing import TypeAlias, TypeVar
@@ -43,6 +43,7 @@ from .envelope import ALL, ConfirmBody, FarewellBody, Inbox, Kind, LinkBody, Mar
 from .envelope import marker as marker_topic
 from .events import PeerUpdated
 from .link import FINAL, Link, LinkKey, Signal
+from .links import Links
 from .model import Endpoint, LinkState, PeerId, PeerInfo, Probe, ReconnectStop
 from .timers import Timers
 from .wire import Announce, Farewell
@@ -84,11 +85,7 @@ class Roster:
     """The counter of our newest marker; it grows with each subscription."""
     _open: bool = False
     _is_leaving: bool = False
-    _links: dict[LinkKey, Link] = field(factory=dict)
-    _by_id: dict[PeerId, dict[bytes, Link]] = field(factory=dict)
-    _by_endpoint: dict[Endpoint, dict[LinkKey, Link]] = field(factory=dict)
-    _announced: dict[LinkKey, Link] = field(factory=dict)
-    """The links that make room where a table is full, oldest first."""
+    _links: Links = field(factory=Links)
     _joined: dict[PeerId, PeerInfo] = field(factory=dict)
     _tombstones: dict[PeerId, int] = field(factory=dict)
     _markers: dict[LinkKey, int] = field(factory=dict)
@@ -108,7 +105,7 @@ class Roster:
 
     @property
     def links(self) -> tuple[Link, ...]:
-        return tuple(self._links.values())
+        return tuple(self._links)
 
     @property
     def deadline(self) -> float | None:
@@ -119,7 +116,7 @@ class Roster:
 
     def sender(self, id_and_session: bytes) -> PeerInfo | None:
         """Whose frames begin with this id and session; ``None`` if nobody in the roster."""
-        link = self._by_id.get(PeerId(bytes=id_and_session[:16]), {}).get(id_and_session[16:])
+        link = self._links.get((PeerId(bytes=id_and_session[:16]), id_and_session[16:]))
         return None if link is None else link.peer
 
     def connected_endpoint(self, announce: Announce) -> Endpoint | None:
@@ -131,15 +128,14 @@ class Roster:
 
     def unconfirmed(self, counter: int) -> int:
         """How many peers that rely on our subscriptions have not confirmed this marker."""
-        return sum(1 for link in self._links.values() if link.confirmed < counter and self._relies_on_us(link))
+        return sum(1 for link in self._links if link.confirmed < counter and self._relies_on_us(link))
 
     def _relies_on_us(self, link: Link) -> bool:
         if link.told is None or link.is_given_up or link.announce.is_classic:
             return False
         if link.state is LinkState.ANNOUNCED:
             # One process listens at an endpoint. Who claims that of a joined peer may be dead or a lie.
-            neighbours = self._by_endpoint[link.endpoint].values()
-            return not any(other.state is LinkState.JOINED for other in neighbours)
+            return not any(other.state is LinkState.JOINED for other in self._links.at(link.endpoint))
         return link.state is LinkState.JOINED
 
     # Our own subscriptions
@@ -162,10 +158,10 @@ class Roster:
         """Let link messages out. Until then nobody can hold us for joined."""
         self._open = True
         outputs: list[Output] = []
-        for link in self._links.values():
+        for link in self._links:
             outputs += self._send_link(link, now)
         for peer in self._strangers:
-            if peer not in self._by_id:
+            if not self._links.of(peer):
                 outputs += self._send_link_to_stranger(peer)
         self._strangers.clear()
         return outputs
@@ -190,53 +186,48 @@ class Roster:
             return False, self._update(link, announce, endpoint, now)
         if self.is_tombstoned(announce):
             return False, [Dropped(Drop.TOMBSTONED, str(announce.info.id))]
-        siblings = self._by_id.get(announce.info.id, {})
         if any(
             link.state is not LinkState.ANNOUNCED and link.peer.incarnation > announce.info.incarnation
-            for link in siblings.values()
+            for link in self._links.of(announce.info.id)
         ):
             return False, [Dropped(Drop.STALE_ANNOUNCE, str(announce.info.id))]
-        has_room, outputs = self._make_room(endpoint, siblings.values(), now)
+        has_room, outputs = self._make_room(announce.info.id, endpoint, now)
         if not has_room:
             return False, outputs
         return True, outputs + self._create(announce, endpoint, now)
 
-    def _make_room(self, endpoint: Endpoint, siblings: Collection[Link], now: float) -> tuple[bool, list[Output]]:
+    def _make_room(self, id: PeerId, endpoint: Endpoint, now: float) -> tuple[bool, list[Output]]:
         """Where a table is full, let the oldest link go that never joined. Returns whether there is room."""
         outputs: list[Output] = []
-        neighbours = self._by_endpoint.get(endpoint, {}).values()
-        for links, most, candidates in (
-            (siblings, self.config.max_links_per_id, siblings),
-            (neighbours, self.config.max_links_per_id, neighbours),
-            (self._links, self.config.max_peers, self._announced.values()),
-        ):
-            if len(links) < most:
-                continue
-            oldest = next((link for link in candidates if link.key in self._announced), None)
+        while (who_may_go := self._who_may_go(id, endpoint)) is not None:
+            oldest = next(who_may_go, None)
             if oldest is None:
                 return False, [*outputs, Dropped(Drop.TABLE_FULL, "links")]
             outputs += [*self._finish(oldest, Signal.EXPIRED, now), Dropped(Drop.TABLE_FULL, str(oldest.peer.id))]
         return True, outputs
 
+    def _who_may_go(self, id: PeerId, endpoint: Endpoint) -> Iterator[Link] | None:
+        """Whose end would make room, oldest first; ``None`` if there is room."""
+        for links in (self._links.of(id), self._links.at(endpoint)):
+            if len(links) >= self.config.max_links_per_id:
+                return filter(self._links.is_unproved, links)
+        return self._links.unproved if len(self._links) >= self.config.max_peers else None
+
     def _create(self, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
         key = announce.info.id, announce.session
         epoch = max(self._epochs.pop(key, 0), self._epochs.pop(endpoint, 0))
         link = Link(announce, endpoint, now, epoch=epoch, seen=self._markers.pop(key, 0))
-        self._links[key] = self._announced[key] = link
-        self._by_id.setdefault(link.peer.id, {})[announce.session] = link
         self._retries.pop(key, None)
         self._timers.cancel((Alarm.RETRY, key))
         self._timers.arm((Alarm.EXPIRE, key), now + self.config.announced_timeout)
-        return self._enter_endpoint(link, endpoint, now)
+        outputs = self._join_connection(link, endpoint, now)
+        self._links.add(link)
+        return outputs + self._send_link(link, now)
 
-    def _enter_endpoint(self, link: Link, endpoint: Endpoint, now: float) -> list[Output]:
-        """Let a link share the connection to ``endpoint``, or make one."""
-        neighbours = self._by_endpoint.setdefault(endpoint, {})
-        outputs: list[Output] = [] if neighbours else [ConnectPeer(endpoint)]
-        # A connection that is being drained is as good as down: `drained` makes a new one.
-        is_up = any(other.down_since is None and not other.is_given_up for other in neighbours.values())
-        neighbours[link.key] = link
-        link.endpoint = endpoint
+    def _join_connection(self, link: Link, endpoint: Endpoint, now: float) -> list[Output]:
+        """Let a link that comes to ``endpoint`` share the connection, or make one."""
+        outputs: list[Output] = [] if self._links.at(endpoint) else [ConnectPeer(endpoint)]
+        is_up = self._links.is_up(endpoint)
         link.down_since = None if is_up else now
         link.stale = self.marker
         link.retry = self.config.link_retry_min
@@ -244,7 +235,7 @@ class Roster:
         if is_up and not link.announce.is_classic:
             # It may have confirmed our marker before we knew it, or know it from an older connection.
             outputs += self.next_marker()
-        return outputs + self._send_link(link, now)
+        return outputs
 
     def _update(self, link: Link, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
         was, new = link.announce if link.again is None else link.again[0], announce
@@ -258,7 +249,7 @@ class Roster:
         if endpoint != link.endpoint:
             if link.down_since is None:
                 return [Dropped(Drop.MOVED_ENDPOINT, f"{new.info.id} to {endpoint}")]
-            if len(self._by_endpoint.get(endpoint, {})) >= self.config.max_links_per_id:
+            if len(self._links.at(endpoint)) >= self.config.max_links_per_id:
                 return [Dropped(Drop.TABLE_FULL, endpoint)]
             outputs += self._move(link, endpoint, now)
         if new.info.incarnation > was.info.incarnation:
@@ -278,16 +269,17 @@ class Roster:
         """Follow a peer whose link is down to another endpoint."""
         self._timers.cancel((Alarm.PROBE, link.key))
         self._timers.cancel((Alarm.ZOMBIE, link.key))
-        return self._leave_endpoint(link) + self._enter_endpoint(link, endpoint, now)
+        was = link.endpoint
+        outputs = self._join_connection(link, endpoint, now)
+        self._links.move(link, endpoint)
+        return self._disconnect_from(was) + outputs + self._send_link(link, now)
 
     def farewell(self, farewell: Farewell, now: float) -> list[Output]:
         """A farewell came through a proxy."""
-        siblings = self._by_id.get(farewell.id, {})
         self._retries.pop((farewell.id, farewell.session), None)
-        links = list(siblings.values()) if farewell.is_classic else [siblings.get(farewell.session)]
         outputs: list[Output] = []
-        for link in links:
-            if link is None or not _means(farewell, link):
+        for link in self._links.of(farewell.id):
+            if not _means(farewell, link):
                 continue
             if link.is_given_up:
                 if link.announce.is_classic:
@@ -318,7 +310,7 @@ class Roster:
     def link_up(self, endpoint: Endpoint, now: float) -> list[Output]:
         """The ZMTP handshake with whoever is at ``endpoint`` succeeded."""
         outputs: list[Output] = []
-        links = list(self._by_endpoint.get(endpoint, {}).values())
+        links = self._links.at(endpoint)
         back = [link for link in links if link.down_since is not None]
         for link in back:
             if self.marker > link.stale:
@@ -344,7 +336,7 @@ class Roster:
     def link_down(self, endpoint: Endpoint, now: float) -> list[Output]:
         """Our connection to ``endpoint`` ended, or another attempt failed."""
         outputs: list[Output] = []
-        for link in list(self._by_endpoint.get(endpoint, {}).values()):
+        for link in self._links.at(endpoint):
             if link.is_given_up:
                 continue
             if link.down_since is None:
@@ -375,7 +367,7 @@ class Roster:
         It says so right after `link_down`. Only now we probe, so that nothing of this endpoint is
         heard any more after a probe has ended the link.
         """
-        for link in self._down(endpoint):
+        for link in self._links.waiting_at(endpoint):
             self._timers.cancel((Alarm.ZOMBIE, link.key))
             may_probe = self._stops_when_refused and not self._timers.is_armed((Alarm.PROBE, link.key))
             if may_probe and link.down_since is not None:
@@ -386,13 +378,15 @@ class Roster:
         """What listens at ``endpoint`` does not complete a ZMTP handshake with us."""
         if ReconnectStop.HANDSHAKE_FAILED not in self.config.reconnect_stop:
             return []
-        return [output for link in self._down(endpoint) for output in self._give_up(link, Signal.REJECTED, now)]
+        return [
+            output for link in self._links.waiting_at(endpoint) for output in self._give_up(link, Signal.REJECTED, now)
+        ]
 
     def probed(self, endpoint: Endpoint, probe: Probe, now: float) -> list[Output]:
         """What a plain connection to ``endpoint`` told; only a refusal decides."""
         is_refused = probe is Probe.REFUSED and self._stops_when_refused
         outputs: list[Output] = []
-        for link in self._down(endpoint):
+        for link in self._links.waiting_at(endpoint):
             if is_refused and not self._may_have_said_farewell(link):
                 outputs += self._give_up(link, Signal.REFUSED, now)
             else:
@@ -414,12 +408,6 @@ class Roster:
         if link.down_since is not None and link.probes < len(self.config.probe_delays):
             return max(now, link.down_since + self.config.probe_delays[link.probes])
         return now + self.config.reconnect_interval
-
-    def _down(self, endpoint: Endpoint) -> list[Link]:
-        """The links that wait for a connection to ``endpoint``; whoever had joined comes first, to be drained."""
-        links = self._by_endpoint.get(endpoint, {}).values()
-        waiting = [link for link in links if link.down_since is not None and not link.is_given_up]
-        return sorted(waiting, key=lambda link: link.state is LinkState.ANNOUNCED)
 
     @property
     def _stops_when_refused(self) -> bool:
@@ -454,9 +442,9 @@ class Roster:
             return []
         if isinstance(topic, Marker):
             return self._marker_seen(topic, now)
-        links = self._by_id.get(topic.id)
+        links = self._links.of(topic.id)
         if links:
-            return [output for link in list(links.values()) for output in self._send_link(link, now)]
+            return [output for link in links for output in self._send_link(link, now)]
         if self._open:
             return self._send_link_to_stranger(topic.id)
         if len(self._strangers) >= self.config.max_strangers:
@@ -492,7 +480,7 @@ class Roster:
                 self._timers.arm((Alarm.SUSPECT, link.key), now + self.config.suspect_after)
                 self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
             return []
-        rivals = [rival for rival in self._rivals(link) if rival.state is not LinkState.ANNOUNCED]
+        rivals = self._links.rivals(link)
         if any(rival.peer.id == link.peer.id and rival.peer.incarnation > link.peer.incarnation for rival in rivals):
             return self._give_up(link, Signal.REPLACED, now)
         outputs: list[Output] = []
@@ -504,18 +492,11 @@ class Roster:
             return outputs
         return outputs + self._prove(link)
 
-    def _rivals(self, link: Link) -> list[Link]:
-        """The links that this one replaces when it is proved: same id, or same endpoint."""
-        same_id = self._by_id.get(link.peer.id, {}).values()
-        same_endpoint = self._by_endpoint.get(link.endpoint, {}).values()
-        return list({other.key: other for other in (*same_id, *same_endpoint) if other is not link}.values())
-
     def _prove_classic(self, link: Link, now: float) -> list[Output]:
         """A connection is all the proof that a classic peer gives, so it replaces none but its like."""
-        rivals = [rival for rival in self._rivals(link) if rival.state is not LinkState.ANNOUNCED]
-        if link.is_given_up or any(not rival.announce.is_classic for rival in rivals):
+        if link.is_given_up or any(not rival.announce.is_classic for rival in self._links.rivals(link)):
             return []
-        younger = list(self._by_endpoint[link.endpoint].values())
+        younger = self._links.at(link.endpoint)
         if any(other.announce.is_classic for other in younger[younger.index(link) + 1 :]):
             return self._finish(link, Signal.REPLACED, now)
         return self._prove(link)
@@ -529,7 +510,7 @@ class Roster:
         event = link.signal(signal)
         if link.state is LinkState.JOINED:
             link.had_joined = True
-            self._announced.pop(link.key, None)
+            self._links.settle(link)
             self._joined[link.peer.id] = link.peer
         elif event is not None:
             self._joined.pop(link.peer.id, None)
@@ -569,30 +550,29 @@ class Roster:
 
     def _give_up(self, link: Link, signal: Signal, now: float) -> list[Output]:
         """Read what the peer had sent, then end the link."""
-        others = [other for other in self._by_endpoint[link.endpoint].values() if other is not link]
-        is_shared = any(other.down_since is None and not other.is_given_up for other in others)
-        if is_shared or (others and link.state is LinkState.ANNOUNCED):
+        others = [other for other in self._links.at(link.endpoint) if other is not link]
+        goes_on = any(other.down_since is None and not other.is_given_up for other in others)
+        if goes_on or (others and link.state is LinkState.ANNOUNCED):
             # The connection goes on for the others, and with it what this one had sent.
             return self._finish(link, signal, now)
         # One drain serves all who are given up.
-        outputs: list[Output] = [] if self._is_draining(link.endpoint) else [DrainPeer(link.endpoint, link.sender)]
+        outputs: list[Output] = (
+            [] if self._links.is_draining(link.endpoint) else [DrainPeer(link.endpoint, link.sender)]
+        )
         link.verdict = signal
         self._cancel_all(link.key)
-        self._announced.pop(link.key, None)
+        self._links.settle(link)
         return outputs
-
-    def _is_draining(self, endpoint: Endpoint) -> bool:
-        return any(link.is_given_up for link in self._by_endpoint[endpoint].values())
 
     def drained(self, endpoint: Endpoint, now: float) -> list[Output]:
         """All that the peer at ``endpoint`` had sent was read, and `dataSub` is no longer connected there."""
         outputs: list[Output] = []
-        links = list(self._by_endpoint.get(endpoint, {}).values())
+        links = self._links.at(endpoint)
         for link in links:
             if link.verdict is not None:
                 outputs += self._finish(link, link.verdict, now, is_connected=False)
         # These were announced while the ones before them were being drained.
-        rest = list(self._by_endpoint.get(endpoint, {}).values())
+        rest = self._links.at(endpoint)
         if rest:
             outputs.append(ConnectPeer(endpoint))
         for link in rest:
@@ -602,7 +582,7 @@ class Roster:
         for link in links:
             if link.again is not None and link.key not in self._links:
                 outputs += self.announced(*link.again, now)[1]
-            for sibling in list(self._by_id.get(link.peer.id, {}).values()):
+            for sibling in self._links.of(link.peer.id):
                 outputs += self._evaluate(sibling, now)
         return outputs
 
@@ -610,13 +590,8 @@ class Roster:
         if signal is Signal.EXPIRED and not self._stops_when_refused and link.state is not LinkState.ANNOUNCED:
             return self._go_on_trying(link, now)
         self._cancel_all(link.key)
-        del self._links[link.key]
-        self._announced.pop(link.key, None)
-        siblings = self._by_id[link.peer.id]
-        del siblings[link.announce.session]
-        if not siblings:
-            del self._by_id[link.peer.id]
-        outputs = self._leave_endpoint(link, is_connected=is_connected)
+        self._links.remove(link)
+        outputs = self._disconnect_from(link.endpoint) if is_connected else []
         if link.seen:
             # Its own connection to us may never have ended, and then it subscribes to nothing again.
             self._remember_marker(link.key, link.seen)
@@ -640,17 +615,11 @@ class Roster:
             self._timers.cancel((alarm, link.key))
         fresh = evolve(link, state=LinkState.ANNOUNCED, heard=None, told=None)
         outputs = self._signal(link, Signal.EXPIRED)
-        self._links[link.key] = self._by_endpoint[link.endpoint][link.key] = self._announced[link.key] = fresh
-        self._by_id[link.peer.id][link.announce.session] = fresh
+        self._links.replace(fresh)
         return outputs + self._send_link(fresh, now)
 
-    def _leave_endpoint(self, link: Link, *, is_connected: bool = True) -> list[Output]:
-        neighbours = self._by_endpoint[link.endpoint]
-        del neighbours[link.key]
-        if neighbours:
-            return []
-        del self._by_endpoint[link.endpoint]
-        return [DisconnectPeer(link.endpoint)] if is_connected else []
+    def _disconnect_from(self, endpoint: Endpoint) -> list[Output]:
+        return [] if self._links.at(endpoint) else [DisconnectPeer(endpoint)]
 
     def _bury(self, link: Link) -> None:
         # What it said itself counts: an announce in its name may be forged.
@@ -689,7 +658,7 @@ class Roster:
                 return self._repeat_link(link, now)
             case Alarm.PROBE:
                 return [ProbePeer(link.endpoint)]
-            case Alarm.ZOMBIE if self._is_draining(link.endpoint):
+            case Alarm.ZOMBIE if self._links.is_draining(link.endpoint):
                 return []
             case Alarm.ZOMBIE:
                 probe = [ProbePeer(link.endpoint)] if self._stops_when_refused else []
@@ -705,9 +674,9 @@ class Roster:
         retry = self._retries.pop(key, None)
         if retry is None:
             return []
-        is_new, outputs = self.announced(*retry, now)
-        if is_new:
-            self._links[key].had_joined = True
+        _, outputs = self.announced(*retry, now)
+        if (link := self._links.get(key)) is not None:
+            link.had_joined = True
         return outputs
 
     def _expire(self, link: Link, now: float) -> list[Output]:
@@ -717,11 +686,12 @@ class Roster:
 
 
 def _means(farewell: Farewell, link: Link) -> bool:
-    """Whether a farewell speaks of the incarnation that we know. What claims a higher one is no better than a lie:
-    the peer would have announced it first."""
-    if farewell.is_classic or link.announce.is_classic:
+    """Whether a farewell speaks of the life and the incarnation that we know."""
+    if farewell.is_classic:
         return True
-    return farewell.incarnation == link.peer.incarnation
+    # A higher incarnation is no better than a lie: the peer would have announced it first.
+    is_its_own = farewell.session == link.announce.session
+    return is_its_own and farewell.incarnation == link.peer.incarnation
 
 
 def _next_epoch(epoch: int) -> int:
