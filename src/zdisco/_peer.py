@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from uuid import UUID, uuid4
 from weakref import WeakSet
 
@@ -24,6 +24,17 @@ import anyio
 import anyio.lowlevel
 from attrs import evolve
 
+from ._arguments import (
+    advertised_endpoint,
+    bind_host,
+    of_type,
+    payload_bytes,
+    port_number,
+    proxy_endpoints,
+    several_texts,
+    text_pairs,
+    timeout_seconds,
+)
 from ._background import Background
 from ._channels import DataChannel, Network
 from ._core.actions import Drop
@@ -50,8 +61,6 @@ from ._zmq.monitor import MonitorEvent, SocketEvent, socket_events
 from ._zmq.network import ZmqNetwork, local_address_towards
 
 logger = logging.getLogger("zdisco")
-
-T = TypeVar("T")
 
 _PEER_EVENTS = (PeerJoined, PeerUpdated, PeerSuspected, PeerRecovered, PeerGone)
 _ELSEWHERE = "a peer is used in the thread and the event loop in which it was entered"
@@ -117,20 +126,20 @@ class Peer:
         wait: bool = True,
         network: Callable[[PeerConfig], Network] = ZmqNetwork,
     ) -> None:
-        self._proxies = _proxy_endpoints(proxies)
-        self._config = PeerConfig() if config is None else _of_type("config", config, PeerConfig)
-        self._host, self._port, self._advertise = _host(host), _port(port), advertise
+        self._proxies = proxy_endpoints(proxies)
+        self._config = PeerConfig() if config is None else of_type("config", config, PeerConfig)
+        self._host, self._port, self._advertise = bind_host(host), port_number(port), advertise
         if advertise is not None:
-            _advertised(advertise, 1)
+            advertised_endpoint(advertise, 1)
         if not callable(network):
             raise TypeError(f"network must make a network of a PeerConfig, not {network!r}")
         info = PeerInfo(
-            id=uuid4() if id is None else _of_type("id", id, UUID),
+            id=uuid4() if id is None else of_type("id", id, UUID),
             endpoint="",
-            name=_of_type("name", name, str),
-            headers=_text_pairs("headers", {} if headers is None else headers),
-            groups=frozenset(_several("groups", groups)),
-            cluster=_of_type("cluster", cluster, str),
+            name=of_type("name", name, str),
+            headers=text_pairs("headers", {} if headers is None else headers),
+            groups=frozenset(several_texts("groups", groups)),
+            cluster=of_type("cluster", cluster, str),
             incarnation=time.time_ns() // 1_000_000,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -201,8 +210,8 @@ class Peer:
 
         Cancellation: safe.
         """
-        number = 0 if callable(wanted) else _of_type("wanted", wanted, int)
-        seconds = None if timeout is None else _seconds(timeout)
+        number = 0 if callable(wanted) else of_type("wanted", wanted, int)
+        seconds = None if timeout is None else timeout_seconds(timeout)
         await anyio.lowlevel.checkpoint()
         with anyio.move_on_after(seconds):
             while not (
@@ -259,7 +268,7 @@ class Peer:
     async def _endpoint_to_announce(self, bound: Endpoint) -> Endpoint:
         port = parse(bound).port
         if self._advertise is not None:
-            return _advertised(self._advertise, port)
+            return advertised_endpoint(self._advertise, port)
         try:
             return numeric(bound) or bound
         except InvalidEndpoint:  # bound to all interfaces
@@ -307,7 +316,7 @@ class Peer:
 
         Cancellation: safe; we go on announcing, and it may be called again.
         """
-        seconds = self._config.discovery_timeout if timeout is None else _seconds(timeout)
+        seconds = self._config.discovery_timeout if timeout is None else timeout_seconds(timeout)
         await anyio.lowlevel.checkpoint()
         with anyio.move_on_after(seconds):
             while not self._staying.core.is_found:
@@ -418,7 +427,7 @@ class Peer:
 
         Cancellation: safe; the message has been sent, or has not.
         """
-        raw = payload if type(payload) is bytes else _bytes(payload)
+        raw = payload if type(payload) is bytes else payload_bytes(payload)
         self._sent += 1
         if self._sent >= _TURN:
             self._sent = 0
@@ -533,83 +542,3 @@ def _new_session() -> bytes:
     while (session := secrets.token_bytes(4)) == NO_SESSION:
         pass
     return session
-
-
-def _proxy_endpoints(proxies: object) -> tuple[Endpoint, ...]:
-    endpoints = (proxies,) if isinstance(proxies, str) else _several("proxies", proxies)
-    if not endpoints:
-        raise InvalidEndpoint("", "no proxy is given, at least one is needed")
-    for endpoint in endpoints:
-        if endpoint.startswith("tcp://"):
-            parse(endpoint)
-        elif not endpoint.startswith("ipc://"):
-            raise InvalidEndpoint(endpoint, "it must begin with tcp:// or ipc://")
-    return tuple(dict.fromkeys(endpoints))
-
-
-def _host(host: str | None) -> str | None:
-    """The host without the brackets of an IPv6 address."""
-    if host is None or _of_type("host", host, str) == "*":
-        return host
-    bare = _bare(host)
-    _check_host(host, str(TcpEndpoint(bare, 1)), parse)
-    return bare
-
-
-def _advertised(advertise: str, port: int) -> Endpoint:
-    """The endpoint to announce for ``advertise``, which may name only a host."""
-    is_endpoint = _of_type("advertise", advertise, str).startswith("tcp://")
-    endpoint = advertise if is_endpoint else str(TcpEndpoint(_bare(advertise), port))
-    _check_host(advertise, endpoint, numeric)
-    return endpoint
-
-
-def _bare(host: str) -> str:
-    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
-
-
-def _check_host(given: str, endpoint: Endpoint, check: Callable[[Endpoint], object]) -> None:
-    """Check an endpoint that was made of what the caller gave, and name in the error what he gave."""
-    try:
-        check(endpoint)
-    except InvalidEndpoint as error:
-        raise InvalidEndpoint(given, error.reason) from None
-
-
-def _port(port: int) -> int:
-    if not 0 <= _of_type("port", port, int) <= 65535:
-        raise ValueError(f"port must be from 0 to 65535, not {port}")
-    return port
-
-
-def _of_type(name: str, value: T, kind: type[T]) -> T:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{name} must be of type {kind.__name__}, not {value!r}")
-    return value
-
-
-def _seconds(timeout: object) -> float:
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool):
-        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
-    return timeout
-
-
-def _bytes(payload: object) -> bytes:
-    if not isinstance(payload, bytes | bytearray | memoryview):
-        raise TypeError(f"a payload is bytes, not {type(payload).__name__}: {payload!r}")
-    return bytes(payload)
-
-
-def _several(name: str, values: object) -> tuple[str, ...]:
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be several texts, not {values!r}")
-    return tuple(_of_type(f"each of {name}", value, str) for value in values)
-
-
-def _text_pairs(name: str, pairs: object) -> Mapping[str, str]:
-    if not isinstance(pairs, Mapping):
-        raise TypeError(f"{name} must map text to text, not be {pairs!r}")
-    for key, value in pairs.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"{name} must map text to text, not {key!r} to {value!r}")
-    return dict(pairs)

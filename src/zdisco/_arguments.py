@@ -1,0 +1,92 @@
+"""What callers give, checked where they give it: an error names the argument and shows what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+from ._core.endpoints import TcpEndpoint, numeric, parse
+from ._core.errors import InvalidEndpoint
+from ._core.model import Endpoint
+
+T = TypeVar("T")
+
+
+def proxy_endpoints(proxies: object) -> tuple[Endpoint, ...]:
+    endpoints = (proxies,) if isinstance(proxies, str) else several_texts("proxies", proxies)
+    if not endpoints:
+        raise InvalidEndpoint("", "no proxy is given, at least one is needed")
+    for endpoint in endpoints:
+        if endpoint.startswith("tcp://"):
+            parse(endpoint)
+        elif not endpoint.startswith("ipc://"):
+            raise InvalidEndpoint(endpoint, "it must begin with tcp:// or ipc://")
+    return tuple(dict.fromkeys(endpoints))
+
+
+def bind_host(host: str | None) -> str | None:
+    """The host without the brackets of an IPv6 address."""
+    if host is None or of_type("host", host, str) == "*":
+        return host
+    bare = _bare(host)
+    _check_host(host, str(TcpEndpoint(bare, 1)), parse)
+    return bare
+
+
+def advertised_endpoint(advertise: str, port: int) -> Endpoint:
+    """The endpoint to announce for ``advertise``, which may name only a host."""
+    is_endpoint = of_type("advertise", advertise, str).startswith("tcp://")
+    endpoint = advertise if is_endpoint else str(TcpEndpoint(_bare(advertise), port))
+    _check_host(advertise, endpoint, numeric)
+    return endpoint
+
+
+def _bare(host: str) -> str:
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def _check_host(given: str, endpoint: Endpoint, check: Callable[[Endpoint], object]) -> None:
+    """Check an endpoint that was made of what the caller gave, and name in the error what he gave."""
+    try:
+        check(endpoint)
+    except InvalidEndpoint as error:
+        raise InvalidEndpoint(given, error.reason) from None
+
+
+def port_number(port: int) -> int:
+    if not 0 <= of_type("port", port, int) <= 65535:
+        raise ValueError(f"port must be from 0 to 65535, not {port}")
+    return port
+
+
+def of_type(name: str, value: T, kind: type[T]) -> T:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{name} must be of type {kind.__name__}, not {value!r}")
+    return value
+
+
+def timeout_seconds(timeout: object) -> float:
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool):
+        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
+    return timeout
+
+
+def payload_bytes(payload: object) -> bytes:
+    if not isinstance(payload, bytes | bytearray | memoryview):
+        raise TypeError(f"a payload is bytes, not {type(payload).__name__}: {payload!r}")
+    return bytes(payload)
+
+
+def several_texts(name: str, values: object) -> tuple[str, ...]:
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be several texts, not {values!r}")
+    return tuple(of_type(f"each of {name}", value, str) for value in values)
+
+
+def text_pairs(name: str, pairs: object) -> Mapping[str, str]:
+    if not isinstance(pairs, Mapping):
+        raise TypeError(f"{name} must map text to text, not be {pairs!r}")
+    for key, value in pairs.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"{name} must map text to text, not {key!r} to {value!r}")
+    return dict(pairs)
