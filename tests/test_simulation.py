@@ -10,7 +10,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +18,8 @@ from simulation import WELL_KNOWN, FakePeer, FakeProxy, Network
 from zdisco._core.actions import Drop
 from zdisco._core.config import PeerConfig
 from zdisco._core.events import PeerGone, PeerJoined, PeerSuspected, ProxyFound, ProxyLost
-from zdisco._core.model import Cause, LinkState
-from zdisco._core.wire import Farewell, Welcome, encode
+from zdisco._core.model import Cause, LinkState, PeerInfo
+from zdisco._core.wire import Announce, DiscoveryMessage, Farewell, Welcome, encode
 
 BEACONS = 85.0
 """Long enough for two beacons of everybody."""
@@ -314,17 +314,24 @@ class Chaos:
         for peer in self.some():
             if not (self.proxy.is_alive and peer.clients[WELL_KNOWN].hears):
                 continue
-            info = peer.core.info
-            self.proxy.inject(
-                self.random.choice(
-                    [
-                        encode(Farewell(info.id, info.endpoint)),
-                        encode(Farewell(info.id, info.endpoint, info.incarnation, peer.core.me.session)),
-                        encode(Welcome(self.network.new_id(), self.network.new_endpoint())),
-                    ]
-                )
-            )
+            self.proxy.inject(encode(self.random.choice(self.lies(peer))))
             self.network.run(0.05)
+
+    def lies(self, peer: FakePeer) -> list[DiscoveryMessage]:
+        info, session = peer.core.info, peer.core.me.session
+        somebody, nowhere, other = self.network.new_id(), self.network.new_endpoint(), self.random.randbytes(4)
+        return [
+            Farewell(info.id, info.endpoint),
+            Farewell(info.id, info.endpoint, info.incarnation, session),
+            Farewell(info.id, info.endpoint, info.incarnation + 5, session),
+            Welcome(somebody, nowhere),
+            Announce(PeerInfo(somebody, info.endpoint, incarnation=1), other),
+            Announce(PeerInfo(somebody, info.endpoint)),
+            Announce(PeerInfo(info.id, info.endpoint)),
+            Announce(PeerInfo(info.id, nowhere, incarnation=info.incarnation + 1), other),
+            Announce(PeerInfo(info.id, nowhere, incarnation=info.incarnation + 1), session),
+            Announce(evolve(info, revision=info.revision + 1, name="liar"), session),
+        ]
 
     def repeat_history(self) -> None:
         """A message that waited somewhere for long."""
