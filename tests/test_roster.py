@@ -549,6 +549,14 @@ def test_a_farewell_through_the_proxy_waits_for_the_end_of_the_link() -> None:
     assert made.drained(HERE, 3.9) == [PeerGone(announce().info, Cause.FAREWELL)]
 
 
+def test_what_a_peer_had_sent_before_its_farewell_is_read_whoever_else_claims_its_endpoint() -> None:
+    made = joined()
+    made.announced(announce(EVE, OTHER), HERE, 0.5)
+    made.farewell(Farewell(BOB, HERE, 10, BOBS), 1.0)
+    assert made.link_down(HERE, 1.1) == [DrainPeer(HERE, BOB.bytes + BOBS)]
+    assert made.drained(HERE, 1.1) == [PeerGone(announce().info, Cause.FAREWELL), ConnectPeer(HERE)]
+
+
 def test_a_farewell_that_nothing_confirms_is_forgotten_after_3_seconds() -> None:
     made = joined()
     made.farewell(Farewell(BOB, HERE, 10, BOBS), 1.0)

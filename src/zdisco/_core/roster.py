@@ -335,31 +335,35 @@ class Roster:
 
     def link_down(self, endpoint: Endpoint, now: float) -> list[Output]:
         """Our connection to ``endpoint`` ended, or another attempt failed."""
-        outputs: list[Output] = []
-        for link in self._links.at(endpoint):
-            if link.is_given_up:
-                continue
-            if link.down_since is None:
-                outputs += self._broke(link, now)
-            if self._links.get(link.key) is not link or link.is_given_up:
-                continue
+        outputs = self._broke(self._links.at(endpoint), now)
+        for link in self._links.waiting_at(endpoint):
             self._timers.arm((Alarm.ZOMBIE, link.key), now + self.config.zombie_after)
         return outputs
 
-    def _broke(self, link: Link, now: float) -> list[Output]:
+    def _broke(self, links: list[Link], now: float) -> list[Output]:
+        """The connection that they share is no longer up."""
+        broken = [link for link in links if link.down_since is None and not link.is_given_up]
+        for link in broken:
+            self._mark_broken(link, now)
+        # Only when it is down for all of them, or the first would seem to leave it to the others.
+        return [
+            output
+            for link in broken
+            if self._timers.is_armed((Alarm.HINT, link.key))
+            for output in self._give_up(link, Signal.FAREWELL, now)
+        ]
+
+    def _mark_broken(self, link: Link, now: float) -> None:
         link.down_since = now
         link.epoch = _next_epoch(link.epoch)
         link.stale = self.marker
         link.heard = link.told = None
         link.probes = 0
         self._timers.cancel((Alarm.LINK, link.key))
-        if self._timers.is_armed((Alarm.HINT, link.key)):
-            return self._give_up(link, Signal.FAREWELL, now)
         if link.state is LinkState.JOINED:
             self._timers.arm((Alarm.SUSPECT, link.key), now + self.config.suspect_after)
         if not self._timers.is_armed((Alarm.EXPIRE, link.key)):
             self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
-        return []
 
     def link_retried(self, endpoint: Endpoint) -> list[Output]:
         """libzmq tries ``endpoint`` again by itself.
@@ -577,8 +581,7 @@ class Roster:
             outputs.append(ConnectPeer(endpoint))
         for link in rest:
             self._timers.cancel((Alarm.ZOMBIE, link.key))
-            if link.down_since is None:
-                outputs += self._broke(link, now)
+        outputs += self._broke(rest, now)
         for link in links:
             if link.again is not None and link.key not in self._links:
                 outputs += self.announced(*link.again, now)[1]
