@@ -36,6 +36,7 @@ from attrs import define, frozen
 
 from .errors import MalformedMessage
 from .model import PeerId
+from .wire import MAX_INCARNATION
 
 MAGIC = b"\xda\x01"
 HEADER = Struct(">2s16s4sIBQ")
@@ -241,7 +242,6 @@ _CONFIRM = Struct(">I")
 _FAREWELL = Struct(">Q")
 _ANSWER_ME = 0x01
 _STRANGER = 0x02
-_INCARNATION_LIMIT = 2**63 - 1
 
 
 @frozen
@@ -309,7 +309,7 @@ class FarewellBody:
         _check_size(body, _FAREWELL)
         (incarnation,) = _FAREWELL.unpack_from(body)
         # The range of an announce: no announce could ever have said more.
-        if incarnation > _INCARNATION_LIMIT:
+        if incarnation > MAX_INCARNATION:
             raise MalformedMessage("incarnation is out of range", len(body))
         return cls(incarnation)
 
