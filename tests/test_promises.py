@@ -81,7 +81,7 @@ async def test_the_first_message_after_joined_arrives_in_both_directions_of_500_
     assert [pair.cluster for pair in pairs if sorted(pair.arrived) != [b"0", b"1"]] == []
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_the_first_message_after_joined_reaches_each_of_128_subscribers_that_connect_at_once(
     proxy: Proxy,
 ) -> None:
