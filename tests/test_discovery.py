@@ -454,6 +454,17 @@ def test_a_second_leave_does_nothing() -> None:
     assert made.leave(2.0) == []
 
 
+def test_a_leaving_peer_says_farewell_again_to_who_connects_late() -> None:
+    made = found(core())
+    made.leave(1.0)
+    assert made.subscribed(inbox(BOB), 1.0) == []
+    (output,) = made.subscribed(marker(BOB, BOBS, 1), 1.0)
+    assert isinstance(output, SendData)
+    frame = split(output.frame)
+    assert isinstance(frame, ControlFrame)
+    assert (frame.inbox, frame.kind) == (BOB.bytes, Kind.FAREWELL)
+
+
 def test_a_leaving_peer_answers_nobody_and_announces_no_more() -> None:
     made = found(core())
     hear(made, announce(), 0.5)
@@ -462,7 +473,8 @@ def test_a_leaving_peer_answers_nobody_and_announces_no_more() -> None:
     made.leave(1.0)
     outputs = hear(made, announce(UUID(int=7), "tcp://127.0.0.1:40004"), 1.0)
     outputs += link_message(made, 1.0, stranger=True, answer_me=True)
-    outputs += made.subscribed(inbox(BOB), 1.0) + made.subscribed(marker(BOB, BOBS, 1), 1.0)
+    outputs += made.subscribed(inbox(BOB), 1.0)
+    outputs += made.open(1.0)
     outputs += made.link_up("tcp://127.0.0.1:40003", 1.0)
     outputs += hear(made, Farewell(ME, HERE), 1.0)
     outputs += hear(made, made.me, 1.0)

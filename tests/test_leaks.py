@@ -24,7 +24,7 @@ import pytest_asyncio
 import zmq
 from anyio.lowlevel import checkpoint
 
-from zdisco import BindError, DiscoveryTimeout, Peer, PeerConfig, PeerJoined, Proxy, ProxyLost
+from zdisco import BindError, DiscoveryTimeout, InvalidEndpoint, Peer, PeerConfig, PeerJoined, Proxy, ProxyLost
 
 TIMEOUT = 20.0
 """Seconds after which something that does not happen is missed."""
@@ -140,6 +140,16 @@ async def test_a_host_that_is_not_ours() -> None:
         async with Peer("tcp://127.0.0.1:1", host="192.0.2.1"):
             raise AssertionError("entered without an address")
     await assert_all_is_gone(tasks)
+
+
+@pytest.mark.anyio
+async def test_a_proxy_endpoint_that_cannot_be_used_beside_one_that_can() -> None:
+    async with Proxy(LOOPBACK) as proxy:
+        tasks = await running_tasks()
+        with pytest.raises(InvalidEndpoint):
+            await Peer([proxy.endpoint, "ipc:///" + "x" * 200]).__aenter__()
+        gc.collect()  # a socket that was left to it warns
+        await assert_all_is_gone(tasks)
 
 
 @pytest.mark.anyio

@@ -1047,6 +1047,37 @@ async def test_cancelling_the_exit_leaves_nothing() -> None:
         assert 0 < left < 20
 
 
+async def test_who_is_cancelled_in_the_block_says_farewell_and_may_speak_before() -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), new_peer(net, "a") as a, a.subscribe("t") as messages:
+        events = a.events()
+        with anyio.CancelScope() as scope:
+            async with new_peer(net, "b") as b:
+                await b.wait_for(1, timeout=LIMIT)
+                await a.wait_for(1, timeout=LIMIT)
+                scope.cancel()
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.sleep(0.01)
+                        await b.publish("t", b"last words")
+        assert (await take(messages, 1))[0].payload == b"last words"
+        assert (await next_of(events, PeerGone)).cause is Cause.FAREWELL
+
+
+async def test_a_peer_that_leaves_at_once_never_joins() -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), new_peer(net, config=PeerConfig(beacon_interval=0.01)) as peer:
+        events = peer.events()
+        for _ in range(50):
+            async with new_peer(net):
+                pass
+        async with new_peer(net, "the last") as last:
+            await last.wait_for(1, timeout=LIMIT)
+            assert (await next_of(events, PeerJoined)).peer.name == "the last"
+
+
 async def test_cancelling_the_entry_of_a_subscription_leaves_nothing() -> None:
     net = MemoryNetwork()
     async with net.proxy(), mesh(net, "a", "b") as (a, b):

@@ -348,3 +348,11 @@ async def test_termination_that_is_cancelled_still_ends() -> None:
         scope.cancel()
         await sockets.terminate(context)
     assert context.closed
+
+
+async def test_a_context_is_terminated_although_a_socket_was_left_open() -> None:
+    context = sockets.new_context()
+    socket = sockets.new_socket(context, zmq.PUB)
+    with anyio.fail_after(10):
+        await sockets.terminate(context)
+    assert socket.closed

@@ -46,6 +46,8 @@ class Background:
             self._task = loop.create_task(self._run(self._scope))
             self._task.add_done_callback(self._report_task)
         else:
+            # Who cancels the block from outside must not end us before it has said farewell.
+            self._scope.shield = True
             self._group = anyio.create_task_group()
             await self._group.__aenter__()
             self._group.start_soon(self._run_and_report, self._scope)

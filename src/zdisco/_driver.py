@@ -142,10 +142,8 @@ class Driver:
             self._sleeps_until = float("-inf")
 
     def close(self) -> None:
-        """Close the proxy channels and wake all who wait for a change."""
+        """Wake all who wait for a change: none comes any more."""
         self.is_closed = True
-        for side in self._proxies.values():
-            side.channel.close()
         self._notify()
 
     async def changed(self) -> None:

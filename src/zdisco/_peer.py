@@ -36,7 +36,7 @@ from ._arguments import (
     timeout_seconds,
 )
 from ._background import Background
-from ._channels import DataChannel, Network
+from ._channels import DataChannel, Network, ProxyChannel
 from ._core.actions import Drop
 from ._core.config import PeerConfig
 from ._core.discovery import Stage
@@ -151,6 +151,7 @@ class Peer:
         self._new_network = network
         self._network: Network | None = None
         self._data: DataChannel | None = None
+        self._channels: list[ProxyChannel] = []
         self._driver: Driver | None = None
         self._background: Background | None = None
         self._drops: Mapping[Drop, int] = MappingProxyType({})
@@ -256,9 +257,10 @@ class Peer:
         self._data = await self._network.data_channel(self._host, self._port, self._proxies)
         endpoint = await self._endpoint_to_announce(self._data.endpoint)
         self._me = evolve(self._me, info=evolve(self._me.info, endpoint=endpoint))
-        channels = [self._network.proxy_channel(proxy) for proxy in self._proxies]
+        for proxy in self._proxies:
+            self._channels.append(self._network.proxy_channel(proxy))
         self._driver = driver = Driver(
-            self._me, self._config, self._data, channels, self._network, self._deliver, self._tell, self._observe
+            self._me, self._config, self._data, self._channels, self._network, self._deliver, self._tell, self._observe
         )
         self._drops = driver.drops
         self._subscriptions = Subscriptions(driver.core.roster.sender, driver.control, driver.dropped)
@@ -290,6 +292,8 @@ class Peer:
         streams: list[Stream[Any]] = [*self._event_streams, *self._monitor_streams]
         for stream in streams + list(self._subscriptions or ()):
             stream._end()
+        for channel in self._channels:
+            channel.close()
         if driver is not None:
             driver.close()
 

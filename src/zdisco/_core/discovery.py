@@ -6,7 +6,7 @@ happens by itself: time comes in as ``now``, the next deadline goes out as `dead
 Rule 2: we announce when a proxy's subscription arrives, also after the proxy was replaced, and
 repeat it until our own announce comes back.
 
-Rule 3: a peer that is leaving answers nobody.
+Rule 3: a peer that is leaving answers nobody, except by another farewell.
 
 Rule 4: what others say about us does not count. A farewell in our name that we did not send, or
 an announce of our id by somebody else, makes us raise our incarnation and announce.
@@ -31,7 +31,9 @@ from .envelope import (
     FarewellBody,
     Kind,
     LinkBody,
+    Marker,
     control_frame,
+    inbox,
     parse_subscription,
 )
 from .errors import InvalidEndpoint, MalformedMessage
@@ -365,8 +367,7 @@ class Discovery:
         self.roster.close()
         for alarm in (Alarm.BEACON, Alarm.ANSWER, Alarm.REFUTE):
             self._timers.cancel((alarm, EVERYBODY))
-        body = FarewellBody(self.me.info.incarnation).encode()
-        outputs: list[Output] = [SendData(control_frame(ALL, Kind.FAREWELL, self.me.info.id, self.me.session, body))]
+        outputs: list[Output] = [self._direct_farewell(ALL)]
         for relay in self._relays.values():
             self._timers.cancel((Alarm.ANNOUNCE, relay.proxy))
             relay.retry = self.config.announce_retry_min
@@ -376,6 +377,10 @@ class Discovery:
             elif relay.hears_us:
                 outputs += self._farewell_to(relay)
         return outputs
+
+    def _direct_farewell(self, topic: bytes) -> SendData:
+        body = FarewellBody(self.me.info.incarnation).encode()
+        return SendData(control_frame(topic, Kind.FAREWELL, self.me.info.id, self.me.session, body))
 
     def _farewell_to(self, relay: Relay) -> list[Output]:
         mine = self.me.info
@@ -432,7 +437,12 @@ class Discovery:
             control = parse_subscription(topic)
         except MalformedMessage as error:
             return [Dropped(Drop.MALFORMED_SUBSCRIPTION, error.reason)]
-        return [] if control is None or self.stage is not Stage.STARTED else self.roster.subscribed(control, now)
+        if control is None:
+            return []
+        if self.stage is Stage.LEAVING:
+            # It came too late for the farewell that we sent, and would wait for us in vain.
+            return [self._direct_farewell(inbox(control.id))] if isinstance(control, Marker) else []
+        return self.roster.subscribed(control, now)
 
     def link_up(self, endpoint: Endpoint, now: float) -> list[Output]:
         """The ZMTP handshake with the peer at ``endpoint`` succeeded."""

@@ -156,6 +156,8 @@ class Roster:
 
     def open(self, now: float) -> list[Output]:
         """Let link messages out. Until then nobody can hold us for joined."""
+        if self._is_leaving:
+            return []
         self._open = True
         outputs: list[Output] = []
         for link in self._links:

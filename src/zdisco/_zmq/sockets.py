@@ -337,7 +337,8 @@ async def terminate(context: ZmqContext) -> None:
 
     def run() -> None:
         try:
-            context.term()
+            # Closes what an interrupted start or close left open, too: term() would wait for it for ever.
+            context.destroy()
         finally:
             anyio.from_thread.run_sync(finished.set, token=token)
 
