@@ -77,7 +77,7 @@ async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
 
 
 async def main(arguments: argparse.Namespace) -> None:
-    config = PeerConfig(reconnect_stop=arguments.reconnect_stop)
+    config = PeerConfig(reconnect_stop=arguments.reconnect_stop, suspect_after=arguments.suspect_after)
     async with Peer(arguments.proxy, name=arguments.name, config=config) as peer, anyio.create_task_group() as tasks:
         tasks.start_soon(tell_events, peer)
         tasks.start_soon(tell_retries, peer)
@@ -95,6 +95,7 @@ if __name__ == "__main__":
     parser.add_argument("--name", default="")
     parser.add_argument("--backend", default="asyncio")
     parser.add_argument("--reconnect-stop", type=int, default=1)
+    parser.add_argument("--suspect-after", type=float, default=PeerConfig().suspect_after)
     parser.add_argument("--descriptors", type=int)
     arguments = parser.parse_args()
     anyio.run(main, arguments, backend=arguments.backend)

@@ -16,6 +16,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+LIMIT = 120.0
+"""Seconds after which a child that does not tell something never will."""
 CHILD = Path(__file__).with_name("child.py")
 
 
@@ -49,10 +51,12 @@ class Child:
         ]
 
     async def wait_for(self, what: str, count: int = 1, **matching: object) -> list[dict[str, Any]]:
-        """Wait until the child has told that often of something; the test's own time limit bounds it."""
-        await until(lambda: len(self.told(what, **matching)) >= count or self.process.poll() is not None)
+        """Wait until the child has told that often of something."""
+        with anyio.move_on_after(LIMIT):
+            await until(lambda: len(self.told(what, **matching)) >= count or self.process.poll() is not None)
         facts = self.told(what, **matching)
-        assert len(facts) >= count, f"the child ended, it told {self.facts}"
+        state = "runs" if self.process.poll() is None else "ended"
+        assert len(facts) >= count, f"the child {state}; it told {what} {len(facts)} times, last {self.facts[-20:]}"
         return facts
 
     async def size(self) -> int:
@@ -74,6 +78,11 @@ class Child:
         """The processor time that it has used."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
+
+    def sleeps(self) -> bool:
+        """Whether none of its threads runs, or would if there were a processor for it."""
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        return all(thread.read_text().rpartition(")")[2].split()[0] == "S" for thread in threads)
 
     def close(self) -> None:
         self.process.kill()

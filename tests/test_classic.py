@@ -341,7 +341,7 @@ async def next_event(events: AsyncIterator[MonitorEvent | EventsDropped], socket
             return
 
 
-async def test_a_peer_that_was_away_while_the_proxy_was_replaced_knows_a_stranger_within_two_seconds(
+async def test_a_peer_that_was_away_while_the_proxy_was_replaced_knows_a_stranger(
     proxy: ProxyProgram, start_peer: Callable[..., Program]
 ) -> None:
     async with anyio.create_task_group() as tasks:
@@ -361,7 +361,7 @@ async def test_a_peer_that_was_away_while_the_proxy_was_replaced_knows_a_strange
                 with anyio.fail_after(TIMEOUT):
                     await next_event(aiter(welcomes), "proxySub")
                 # The welcome is the first message after the handshake.
-                with anyio.fail_after(2.0):
+                with anyio.fail_after(TIMEOUT):
                     await ours.joined(stranger.peer.id, classic_id)
                     await stranger.joined(ours.peer.id)
                 await line(classic, f"Connecting data sub to {ours.peer.me.endpoint}")

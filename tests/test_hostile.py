@@ -171,8 +171,10 @@ async def test_frames_of_absurd_length() -> None:
     async with scene() as at:
         for announced in (1 << 21, 1 << 40, (1 << 63) - 1):
             frame = b"\x02" + struct.pack(">Q", announced) + b"C" * 1000
+            cut = at.target.monitor(SocketEvent.DISCONNECTED)
             for port, kind in ((at.proxy, b"SUB"), (at.relay, b"PUB"), (at.target.me.endpoint, b"SUB")):
                 await shout(port, [GREETING, ready(kind), frame])
+            assert (await first(aiter(cut))).socket == "dataPub"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", [zmq.PUSH, zmq.PULL, zmq.REQ, zmq.ROUTER, zmq.DEALER, zmq.PAIR])
@@ -394,6 +396,8 @@ async def test_farewells_in_our_own_name_again_and_again_are_refuted_in_the_end(
                 at.stranger.say("D", mine.id, mine.endpoint)
                 await until(lambda count=count: len(classic.found(cut)) == count)  # type: ignore[misc]
                 await until(lambda count=count: len(classic.found(connecting)) == count + 1)  # type: ignore[misc]
+            assert at.target.dropped[Drop.FORGED_FAREWELL] == 2
+            assert at.target.me.incarnation == mine.incarnation + 2
 
 
 async def test_our_id_in_the_announce_of_another_raises_our_incarnation() -> None:

@@ -32,6 +32,7 @@ TIMEOUT = 20.0
 LOOPBACK = "tcp://127.0.0.1:*"
 
 QUICK = PeerConfig(discovery_timeout=0.05, farewell_timeout=0.05, linger=0.01)
+LEAVES_QUICKLY = PeerConfig(farewell_timeout=0.05, linger=0.01)
 
 
 class Misfortune(Exception):
@@ -164,7 +165,7 @@ async def test_the_proxy_is_dead_when_the_peer_leaves() -> None:
                 await dies.wait()
 
         endpoint = await group.start(run_proxy)
-        async with Peer(endpoint, config=QUICK) as one, Peer(endpoint, config=QUICK) as two:
+        async with Peer(endpoint, config=LEAVES_QUICKLY) as one, Peer(endpoint, config=LEAVES_QUICKLY) as two:
             for peer in (one, two):
                 await peer.wait_for(1, timeout=TIMEOUT)
             events = one.events()

@@ -348,7 +348,9 @@ class ZmqDataChannel(DataChannel):
                 if is_ours:
                     self._note_link(event)
                 if self._listener is not None:
-                    self._listener.observed(event)
+                    # No attempt follows any more what such an event says of one to come.
+                    if is_ours or event.event is not SocketEvent.CONNECT_RETRIED:
+                        self._listener.observed(event)
                     if is_ours:
                         _tell_link(self._listener, event)
 
