@@ -241,6 +241,15 @@ def test_a_peer_that_connected_anew_is_suspect_until_its_new_marker_comes() -> N
     assert told(made.subscribed(Marker(BOB, BOBS, 2), 1.4)) == [PeerRecovered(announce().info)]
 
 
+def test_link_messages_without_their_marker_do_not_put_the_judgement_off() -> None:
+    made = joined()
+    outputs: list[tuple[float, Output]] = []
+    for step in range(51):
+        now = step / 10
+        outputs += [(now, output) for output in made.tick(now) + made.link_heard(KEY, LinkBody(2, 1, 0), now)]
+    assert outputs == [(0.2, PeerSuspected(announce().info)), (5.0, DrainPeer(HERE, BOB.bytes + BOBS))]
+
+
 @pytest.mark.parametrize("at_the_same_endpoint", [True, False])
 def test_what_proved_a_link_that_was_given_up_does_not_prove_the_next(at_the_same_endpoint: bool) -> None:
     made = joined()
@@ -263,6 +272,21 @@ def test_a_successor_at_the_same_endpoint_gets_a_new_marker() -> None:
     made.drained(HERE, 1.0)
     made.announced(announce(EVE, OTHER), HERE, 2.0)
     assert SubscribeTopic(marker(ME, SESSION, 2)) in made.link_up(HERE, 2.0)
+
+
+@pytest.mark.parametrize("successor", [announce(), announce(EVE, OTHER)])
+def test_who_follows_a_link_that_was_up_and_confirmed_nothing_gets_a_new_marker(successor: Announce) -> None:
+    made = roster()
+    made.announced(announce(), HERE, 0.0)
+    made.link_up(HERE, 0.0)
+    assert DrainPeer(HERE, BOB.bytes + BOBS) in run(made, 75.0)
+    made.drained(HERE, 75.0)
+    key = successor.info.id, successor.session
+    made.announced(successor, HERE, 76.0)
+    made.subscribed(Marker(*key, 1), 76.0)
+    assert SubscribeTopic(marker(ME, SESSION, 2)) in made.link_up(HERE, 76.0)
+    assert not told(made.link_heard(key, LinkBody(1, 0, 0), 76.0)), "it waited since the connection before"
+    assert told(made.link_heard(key, LinkBody(1, 0, 1), 76.0)) == [PeerJoined(successor.info)]
 
 
 def test_a_peer_whose_own_connection_never_broke_joins_again_without_a_new_marker() -> None:
@@ -345,6 +369,15 @@ def test_a_refused_probe_ends_a_broken_link_after_it_was_drained() -> None:
     assert made.drained(HERE, 1.1) == [PeerGone(announce().info, Cause.REFUSED)]
     assert not made.links
     assert made.deadline is None
+
+
+def test_a_farewell_through_the_proxy_does_not_change_why_a_peer_is_drained() -> None:
+    made = joined()
+    made.link_down(HERE, 1.0)
+    assert made.probed(HERE, Probe.REFUSED, 1.0) == [DrainPeer(HERE, BOB.bytes + BOBS)]
+    assert made.farewell(Farewell(BOB, HERE, 10, BOBS), 1.0) == []
+    assert made.drained(HERE, 1.1) == [PeerGone(announce().info, Cause.REFUSED)]
+    assert made.announced(announce(), HERE, 2.0) == (True, [ConnectPeer(HERE)])
 
 
 def test_a_refused_probe_of_a_link_that_is_up_again_means_nothing() -> None:
@@ -505,6 +538,28 @@ def test_after_a_stall_of_ours_a_farewell_is_not_forgotten_before_what_waits_was
     assert made.drained(HERE, 60.0) == [PeerGone(announce().info, Cause.FAREWELL)]
 
 
+def test_a_link_that_comes_up_again_and_again_without_proof_is_given_up_in_time() -> None:
+    made = joined()
+    made.link_down(HERE, 0.0)
+    outputs: list[Output] = []
+    for second in range(1, 5):
+        outputs += run(made, second)
+        made.link_up(HERE, second)
+        made.link_down(HERE, second + 0.5)
+    assert DrainPeer(HERE, BOB.bytes + BOBS) not in outputs + run(made, 4.9)
+    assert DrainPeer(HERE, BOB.bytes + BOBS) in run(made, 5.0)
+    assert made.drained(HERE, 5.0) == [PeerGone(announce().info, Cause.UNREACHABLE)]
+
+
+def test_a_link_that_breaks_before_it_joined_is_kept_as_long_as_any_announced_one() -> None:
+    made = roster()
+    made.announced(announce(), HERE, 0.0)
+    made.link_up(HERE, 0.0)
+    made.link_down(HERE, 1.0)
+    assert run(made, 74.9) == [RevivePeer(HERE), ProbePeer(HERE)]
+    assert run(made, 75.0) == [DrainPeer(HERE, BOB.bytes + BOBS)]
+
+
 def test_what_is_due_together_with_the_end_of_a_link_does_not_bring_it_back() -> None:
     made = joined(PeerConfig(suspect_after=1.0, suspect_timeout=1.0, zombie_after=1.0))
     made.link_down(HERE, 1.0)
@@ -572,6 +627,13 @@ def test_a_farewell_of_a_peer_whose_link_is_broken_is_believed() -> None:
     made.link_down(HERE, 1.0)
     assert made.farewell(Farewell(BOB, HERE, 10, BOBS), 1.0) == [DrainPeer(HERE, BOB.bytes + BOBS)]
     assert made.drained(HERE, 1.0) == [PeerGone(announce().info, Cause.FAREWELL)]
+
+
+def test_a_farewell_of_a_peer_that_was_never_connected_ends_nothing() -> None:
+    made = roster()
+    made.announced(announce(), HERE, 0.0)
+    assert made.farewell(Farewell(BOB, HERE, 10, BOBS), 1.0) == []
+    assert prove(made, announce(), 2.0) == [PeerJoined(announce().info)]
 
 
 @pytest.mark.parametrize(
@@ -738,6 +800,13 @@ def test_a_lower_incarnation_replaces_nobody() -> None:
     old = announce(session=OTHER, incarnation=9, endpoint=THERE)
     assert drops(made.announced(old, THERE, 1.0)[1]) == [Drop.STALE_ANNOUNCE]
     assert made.joined[BOB] == announce().info
+
+
+def test_a_higher_incarnation_that_never_joined_keeps_nobody_out() -> None:
+    made = roster()
+    assert made.announced(announce(session=OTHER, endpoint=THERE, incarnation=99), THERE, 0.0)[0]
+    assert made.announced(announce(), HERE, 1.0) == (True, [ConnectPeer(HERE)])
+    assert prove(made, announce(), 1.0) == [PeerJoined(announce().info)]
 
 
 def test_another_id_at_the_endpoint_replaces_when_its_link_is_proved() -> None:
