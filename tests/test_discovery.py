@@ -146,6 +146,13 @@ def test_a_welcome_with_the_same_endpoint_after_a_reconnect_makes_us_announce_ag
     assert sent(outputs) == [made.me]
 
 
+def test_a_welcome_with_the_same_endpoint_after_both_connections_ended_is_followed() -> None:
+    made = found(core())
+    made.relay_down(PROXY, 1.0)
+    made.proxy_down(PROXY, 1.0)
+    assert hear(made, Welcome(PROXY_ID, RELAY), 2.0) == [FollowWelcome(PROXY, RELAY)]
+
+
 def test_a_welcome_elsewhere_is_not_followed_while_the_relay_hears_us() -> None:
     made = found(core())
     assert drops(hear(made, Welcome(EVE, ELSEWHERE), 1.0)) == [Drop.FORGED_WELCOME]
@@ -326,6 +333,14 @@ def test_look_ups_are_bounded() -> None:
     assert drops(hear(made, announce(EVE, same))) == [Drop.TABLE_FULL], "who waits for a name is counted, too"
 
 
+def test_all_who_wait_for_one_look_up_are_counted() -> None:
+    made = found(core())
+    name, most = "tcp://localhost:40002", PeerConfig().max_lookups
+    outputs = [hear(made, announce(UUID(int=100 + number), name)) for number in range(most + 1)]
+    assert outputs[:most] == [[ResolveEndpoint(name)], *[[]] * (most - 1)]
+    assert drops(outputs[most]) == [Drop.TABLE_FULL]
+
+
 def test_who_takes_us_for_a_stranger_makes_us_announce_with_again() -> None:
     made = found(core())
     link_message(made, 1.0, stranger=True)
@@ -398,6 +413,12 @@ def test_our_id_with_another_session_makes_us_raise_our_incarnation_above_it() -
     assert not sent(hear(made, announce(ME, THERE, b"else", 150), 9.0)), "one of an older life needs no answer"
 
 
+def test_our_id_with_another_session_and_our_incarnation_is_refuted() -> None:
+    made = found(core())
+    assert sent(hear(made, announce(ME, THERE, b"else", 100), 1.0)) == [made.me]
+    assert made.info.incarnation == 101
+
+
 def test_the_highest_incarnation_leaves_no_room_and_does_no_harm() -> None:
     made = found(core())
     hear(made, announce(ME, THERE, b"else", MAX_INCARNATION), 1.0)
@@ -446,6 +467,22 @@ def test_a_farewell_waits_for_each_proxy_that_relays_us() -> None:
     made.leave(1.0)
     hear(made, Farewell(ME, HERE, 100, MINE), 1.0)
     assert made.unheard_farewells == {SECOND}
+
+
+def test_who_leaves_before_its_announce_came_back_announces_no_more() -> None:
+    made = core()
+    hear(made, Welcome(PROXY_ID, RELAY))
+    assert sent(made.relay_up(PROXY, 0.0)) == [made.me]
+    outputs = made.leave(0.001) + [output for _, output in run(made, 10.0)]
+    assert set(sent(outputs)) == {Farewell(ME, HERE, 100, MINE)}
+
+
+def test_a_proxy_that_only_hears_us_is_told_farewell_and_not_waited_for() -> None:
+    made = found(core())
+    made.proxy_down(PROXY, 1.0)
+    assert sent(made.leave(1.0)) == [Farewell(ME, HERE, 100, MINE)]
+    assert not made.unheard_farewells
+    assert not sent_at(run(made, 100.0))
 
 
 def test_a_second_leave_does_nothing() -> None:
