@@ -14,9 +14,11 @@ from uuid import UUID
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from attrs import evolve
 from trio.testing import MockClock
 
 from zdisco import (
+    AnnounceTooLarge,
     BindError,
     Cause,
     ClosedError,
@@ -34,6 +36,7 @@ from zdisco import (
     PeerJoined,
     PeerRecovered,
     PeerSuspected,
+    PeerUpdated,
     ProxyFound,
     ProxyLost,
     ReconnectStop,
@@ -51,7 +54,7 @@ JUMPING = pytest.mark.parametrize(
     "anyio_backend", [pytest.param(("trio", {"clock": MockClock(autojump_threshold=0)}), id="trio-jumping")]
 )
 PROXY = "tcp://127.0.0.1:5555"
-LIMIT = 10.0
+LIMIT = 30.0
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 
@@ -512,6 +515,44 @@ async def test_a_burst_arrives_in_order() -> None:
         assert [message.payload for message in await take(messages, 5000)] == [b"%d" % number for number in range(5000)]
 
 
+async def test_who_publishes_or_reads_without_a_pause_lets_others_run() -> None:
+    net = MemoryNetwork()
+    turns = 0
+
+    async def run() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await checkpoint()
+
+    full: Stream[int] = Stream(1000)
+    full._push(range(1000))
+    async with net.proxy(), new_peer(net) as peer, anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        for _ in range(1000):
+            await peer.publish("t", b"")
+        published = turns
+        assert published > 0
+        for number in range(1000):
+            assert await anext(full) == number
+        assert turns > published
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_message_names_its_sender_as_the_newest_announce_does() -> None:
+    net = MemoryNetwork()
+    async with net.proxy() as proxy, mesh(net, "a", "b") as (a, b), a.subscribe("t") as messages:
+        events = a.events()
+        await b.publish("t", b"1")
+        assert (await take(messages, 1))[0].sender == b.me
+        net.cut(b, proxy)  # or it would contradict what is said in its name
+        renamed = evolve(b.me, name="c", revision=b.me.revision + 1)
+        proxy.publish(encode(evolve(b._me, info=renamed)))
+        await next_of(events, PeerUpdated)
+        await b.publish("t", b"2")
+        assert (await take(messages, 1))[0].sender == renamed
+
+
 async def test_what_was_published_last_arrives_although_the_publisher_leaves() -> None:
     net = MemoryNetwork()
     async with net.proxy(), new_peer(net, "b") as b, b.subscribe("t") as messages:
@@ -778,6 +819,14 @@ async def test_a_slow_reader_of_events_is_told_how_many_it_lost() -> None:
         assert kinds(rest) == [PeerJoined, PeerJoined]
 
 
+async def test_a_closed_stream_takes_nothing_in() -> None:
+    stream: Stream[int] = Stream(1)
+    await stream.aclose()
+    assert stream._push([1, 2]) == 0
+    assert [item async for item in stream] == []
+    assert stream.dropped == 0
+
+
 async def test_a_closed_stream_of_events_ends() -> None:
     net = MemoryNetwork()
     async with net.proxy(), mesh(net, "a", "b") as (a, _):
@@ -931,6 +980,7 @@ async def test_a_payload_is_bytes_and_nothing_else(payload: Any) -> None:
         ({"proxies": PROXY, "headers": {"a": 1}}, TypeError),
         ({"proxies": PROXY, "groups": "ab"}, TypeError),
         ({"proxies": PROXY, "advertise": "0.0.0.0"}, InvalidEndpoint),
+        ({"proxies": PROXY, "name": "x" * 70_000}, AnnounceTooLarge),
     ],
 )
 async def test_what_cannot_be_is_refused_at_once(arguments: dict[str, Any], error: type[Exception]) -> None:
@@ -1189,6 +1239,46 @@ async def test_when_somebody_cancels_our_task_all_who_wait_are_told(caplog: pyte
         with pytest.raises(ClosedError):
             await peer.publish("t", b"")
     assert [record.message for record in caplog.records] == ["a task of zdisco ended unexpectedly"]
+
+
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("trio", {}), id="trio")])
+async def test_when_our_task_is_cancelled_on_trio_all_who_wait_are_told() -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), new_peer(net) as peer, peer.subscribe("t") as messages:
+        events = peer.events()
+        assert peer._background is not None
+        assert peer._background._scope is not None
+        peer._background._scope.cancel()
+        with anyio.fail_after(LIMIT):
+            with pytest.raises(ClosedError):
+                await peer.wait_for(1)
+            assert not [event async for event in events]
+            assert not [message async for message in messages]
+        with pytest.raises(ClosedError):
+            await peer.publish("t", b"")
+
+
+async def test_who_waits_for_the_echo_of_a_farewell_is_told_that_the_peer_was_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = MemoryNetwork()
+    told: list[ClosedError] = []
+
+    async def leave(peer: Peer) -> None:
+        with pytest.raises(ClosedError) as caught:
+            await peer.leave()
+        told.append(caught.value)
+
+    async with net.proxy(), new_peer(net) as peer:
+        monkeypatch.setattr(MemoryProxy, "_relay_frame", lambda *_: None)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(leave, peer)
+            while not peer._opened.core.unheard_farewells:
+                await checkpoint()
+            assert peer._background is not None
+            assert peer._background._scope is not None
+            peer._background._scope.cancel()
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])
