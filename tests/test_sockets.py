@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -294,22 +295,100 @@ async def test_bind_and_connect_raise_errors_of_ours() -> None:
         second.close(0)
 
 
-async def test_options_are_set_as_designed() -> None:
+# Numbers that are nobody's default.
+UNUSUAL = PeerConfig(
+    reconnect_interval=0.123,
+    reconnect_interval_max=4.567,
+    handshake_interval=3.21,
+    proxy_heartbeat=7.5,
+    proxy_heartbeat_timeout=21.5,
+    tcp_timeout=12.5,
+    tcp_keepalive_idle=77,
+    tcp_keepalive_interval=13,
+    tcp_keepalive_count=5,
+    linger=0.75,
+    send_hwm=12_345,
+    receive_hwm=678,
+)
+COMMON = {
+    zmq.HANDSHAKE_IVL: 3210,
+    zmq.RECONNECT_IVL: 123,
+    zmq.RECONNECT_IVL_MAX: 4567,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 77,
+    zmq.TCP_KEEPALIVE_INTVL: 13,
+    zmq.TCP_KEEPALIVE_CNT: 5,
+}
+# A heartbeat there may end the process, the native option loses messages.
+DATA = COMMON | {zmq.TCP_MAXRT: 12_500, zmq.HEARTBEAT_IVL: 0, zmq.HEARTBEAT_TIMEOUT: -1, zmq.RECONNECT_STOP: 0}
+DISCOVERY = COMMON | {
+    zmq.RCVHWM: 0,
+    zmq.MAXMSGSIZE: 1 << 20,
+    zmq.HEARTBEAT_IVL: 7500,
+    zmq.HEARTBEAT_TIMEOUT: 21_500,
+    zmq.TCP_MAXRT: 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (
+            options.data_pub,
+            DATA | {zmq.SNDHWM: 12_345, zmq.RCVHWM: 0, zmq.MAXMSGSIZE: 1 << 16, zmq.BACKLOG: 4096, zmq.LINGER: 750},
+        ),
+        (options.data_sub, DATA | {zmq.SNDHWM: 0, zmq.RCVHWM: 678, zmq.MAXMSGSIZE: -1, zmq.LINGER: 0}),
+        (options.proxy_sub, DISCOVERY | {zmq.SNDHWM: 0, zmq.LINGER: 0, zmq.RECONNECT_STOP: 0}),
+        (options.proxy_pub, DISCOVERY | {zmq.SNDHWM: 12_345, zmq.LINGER: 750, zmq.RECONNECT_STOP: 1}),
+        (options.proxy_xpub, DISCOVERY | {zmq.SNDHWM: 12_345, zmq.LINGER: 750, zmq.BACKLOG: 4096}),
+        (options.proxy_xsub, DISCOVERY | {zmq.SNDHWM: 0, zmq.LINGER: 750, zmq.BACKLOG: 4096}),
+    ],
+)
+async def test_options_are_set_as_designed(
+    make: Callable[[ZmqContext, PeerConfig], sockets.ZmqSocket], expected: dict[int, int]
+) -> None:
     async with open_context() as context:
         assert context.get(zmq.MAX_SOCKETS) == sockets.MAX_SOCKETS
-        pub, sub = options.data_pub(context, CONFIG), options.data_sub(context, CONFIG)
-        assert [pub.getsockopt(option) for option in (zmq.SNDHWM, zmq.RCVHWM, zmq.BACKLOG)] == [20_000, 0, 4096]
-        assert [sub.getsockopt(option) for option in (zmq.SNDHWM, zmq.RCVHWM)] == [0, 1000]
-        # A heartbeat there may end the process, the native option loses messages.
-        assert [sub.getsockopt(option) for option in (zmq.HEARTBEAT_IVL, zmq.RECONNECT_STOP)] == [0, 0]
-        for make in (options.proxy_sub, options.proxy_pub, options.proxy_xpub, options.proxy_xsub):
-            socket = make(context, CONFIG)
-            assert socket.getsockopt(zmq.RCVHWM) == 0
-            assert socket.getsockopt(zmq.HEARTBEAT_IVL) == 5000
-            assert socket.getsockopt(zmq.MAXMSGSIZE) == 1 << 20
-            socket.close(0)
-        pub.close(0)
-        sub.close(0)
+        socket = make(context, UNUSUAL)
+        assert {option: socket.getsockopt(option) for option in expected} == expected
+        socket.close(0)
+
+
+@pytest.mark.parametrize("make", [options.data_pub, options.proxy_pub, options.proxy_xpub])
+async def test_every_single_subscription_and_its_end_is_heard(
+    make: Callable[[ZmqContext, PeerConfig], sockets.ZmqSocket],
+) -> None:
+    # libzmq does not tell whether XPUB_VERBOSER is set, but what it does.
+    async with open_context() as context:
+        xpub = Socket(make(context, CONFIG))
+        endpoint = sockets.bind(xpub.zmq, "tcp://127.0.0.1:*")
+        subs = [options.data_sub(context, CONFIG) for _ in range(2)]
+        with anyio.fail_after(10):
+            for sub in subs:
+                sub.setsockopt(zmq.SUBSCRIBE, b"t")
+                sockets.connect(sub, endpoint)
+                assert await xpub.receive() == b"\x01t"
+            for sub in subs:
+                sub.setsockopt(zmq.UNSUBSCRIBE, b"t")
+                assert await xpub.receive() == b"\x00t"
+        for sub in subs:
+            sub.close(0)
+        xpub.close(0)
+
+
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.EAGAIN])
+async def test_where_nobody_here_has_the_name_binding_says_so(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_context() as context:
+        socket = options.data_pub(context, CONFIG)
+
+        def refuse(self: zmq.Socket[bytes], endpoint: str) -> None:
+            raise zmq.ZMQError(number)
+
+        monkeypatch.setattr(zmq.Socket, "bind", refuse)
+        with pytest.raises(BindError, match="no address of this machine has that name") as caught:
+            sockets.bind(socket, "tcp://elsewhere.example:1")
+        assert caught.value.errno == number
+        socket.close(0)
 
 
 async def test_termination_waits_until_what_was_sent_has_left_and_leaves_no_thread() -> None:

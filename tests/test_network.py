@@ -1,0 +1,64 @@
+"""The addresses of this machine, with the routing table and the name server stubbed."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+
+import anyio
+import pytest
+
+from zdisco._core.errors import BindError
+from zdisco._zmq import network
+from zdisco._zmq.network import local_address_towards, route_to
+
+pytestmark = pytest.mark.anyio
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, names: Mapping[str, list[str]], routes: Mapping[str, str]) -> None:
+    """Let these names have these addresses, and these routes be all there are."""
+
+    async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        if host not in names:
+            raise socket.gaierror(socket.EAI_NONAME, "name unknown")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in names[host]]
+
+    monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(network, "route_to", routes.get)
+
+
+async def test_the_first_address_that_has_a_route_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {"proxy.example": ["2001:db8::1", "192.0.2.1"]}, {"192.0.2.1": "192.0.2.7"})
+    assert await local_address_towards(["tcp://proxy.example:5555"]) == "192.0.2.7"
+
+
+async def test_the_first_proxy_that_has_a_route_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {}, {"192.0.2.2": "192.0.2.7", "192.0.2.3": "192.0.2.8"})
+    proxies = ["tcp://unknown.example:1", "tcp://192.0.2.1:1", "ipc:///x", "tcp://192.0.2.2:1", "tcp://192.0.2.3:1"]
+    assert await local_address_towards(proxies) == "192.0.2.7"
+
+
+async def test_where_no_proxy_has_a_route_binding_fails_and_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {}, {})
+    with pytest.raises(BindError, match=r"tcp://192\.0\.2\.1:1 or tcp://unknown\.example:1") as caught:
+        await local_address_towards(["tcp://192.0.2.1:1", "tcp://unknown.example:1"])
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+async def test_a_name_that_the_codec_refuses_is_one_that_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def getaddrinfo(*_: object, **__: object) -> None:
+        raise UnicodeError("label empty or too long")
+
+    monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
+    with pytest.raises(BindError, match="name unknown"):
+        await local_address_towards(["tcp://proxy.example:5555"])
+
+
+async def test_without_a_proxy_over_tcp_it_is_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {}, {})
+    assert await local_address_towards(["ipc:///run/proxy"]) == "127.0.0.1"
+
+
+async def test_loopback_is_reached_from_loopback() -> None:
+    assert route_to("127.0.0.1") == "127.0.0.1"
