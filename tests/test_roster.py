@@ -160,6 +160,39 @@ def test_a_link_message_without_answer_is_repeated_ever_more_slowly_until_the_an
     assert not links(run(made, 4.9))
 
 
+def test_on_a_new_connection_the_link_message_is_repeated_soon_again() -> None:
+    made = roster()
+    made.announced(announce(), HERE, 0.0)
+    made.link_up(HERE, 0.0)
+    assert len(links(run(made, 2.5))) == 8, "by now it is repeated every second"
+    made.link_down(HERE, 3.0)
+    assert links(made.link_up(HERE, 3.1))
+    assert not links(run(made, 3.105))
+    assert len(links(run(made, 3.115))) == 1
+    assert len(links(run(made, 3.135))) == 1
+
+
+def test_markers_and_confirmations_that_come_out_of_order_take_nothing_back() -> None:
+    made = roster()
+    made.announced(announce(), HERE, 0.0)
+    made.next_marker()
+    made.link_up(HERE, 0.0)
+    for counter in (2, 1):
+        made.confirm_heard(KEY, ConfirmBody(counter), 0.0)
+    for counter in (3, 2):
+        made.subscribed(Marker(BOB, BOBS, counter), 0.0)
+    assert told(made.link_heard(KEY, LinkBody(3, 0, 0), 0.0)) == [PeerJoined(announce().info)]
+
+
+def test_of_the_markers_of_a_stranger_the_highest_is_remembered() -> None:
+    made = roster()
+    for counter in (3, 2):
+        made.subscribed(Marker(BOB, BOBS, counter), 0.0)
+    made.announced(announce(), HERE, 0.0)
+    made.link_up(HERE, 0.0)
+    assert told(made.link_heard(KEY, LinkBody(3, 0, 0), 0.0)) == [PeerJoined(announce().info)]
+
+
 def test_nobody_gets_a_link_message_before_we_are_open() -> None:
     made = roster(is_open=False)
     made.announced(announce(), HERE, 0.0)
@@ -702,6 +735,17 @@ def test_the_tombstone_names_the_incarnation_that_said_farewell_itself() -> None
     assert made.announced(announce(session=OTHER, incarnation=11), HERE, 2.0)[0]
 
 
+def test_the_farewell_of_an_older_life_does_not_take_back_that_of_a_newer() -> None:
+    made = roster()
+    made.announced(announce(), HERE, 0.0)
+    newer = announce(session=OTHER, endpoint=THERE, incarnation=11)
+    assert prove(made, newer) == [PeerJoined(newer.info)]
+    made.direct_farewell((BOB, OTHER), FarewellBody(11), 1.0)
+    assert prove(made, announce(), 2.0) == [PeerJoined(announce().info)]
+    made.direct_farewell(KEY, FarewellBody(10), 3.0)
+    assert made.is_tombstoned(newer)
+
+
 def test_who_never_joined_leaves_no_tombstone_in_the_name_of_another() -> None:
     made = joined()
     forged = announce(session=OTHER, endpoint=THERE, incarnation=2**63 - 1)
@@ -755,6 +799,16 @@ def test_a_peer_whose_link_is_down_is_followed_to_its_new_endpoint() -> None:
     made.link_up(THERE, 1.1)
     made.link_heard(KEY, LinkBody(1, 0, 1), 1.1)
     assert made.joined[BOB] == moved.info
+
+
+@pytest.mark.parametrize("is_retried", [False, True])
+def test_what_was_to_be_done_at_its_old_endpoint_does_not_follow_a_peer_to_the_new(is_retried: bool) -> None:
+    made = joined()
+    made.link_down(HERE, 1.0)
+    if is_retried:
+        made.link_retried(HERE)
+    made.announced(announce(endpoint=THERE), THERE, 1.0)
+    assert run(made, 2.0) == [PeerSuspected(announce(endpoint=THERE).info)]
 
 
 def test_a_newer_revision_updates_and_an_older_one_is_dropped() -> None:
@@ -888,6 +942,23 @@ def gone_classic(config: PeerConfig | None = None) -> Roster:
             made.probed(HERE, Probe.UNDECIDED, at)
     assert made.drained(HERE, 6.0) == [PeerGone(classic().info, Cause.UNREACHABLE)]
     return made
+
+
+def test_a_classic_peer_that_said_farewell_is_not_tried_again() -> None:
+    made = gone_classic()
+    assert made.farewell(Farewell(BOB, HERE), 7.0) == []
+    assert run(made, 100.0) == []
+
+
+def test_a_classic_peer_that_never_joined_has_no_farewell_to_wait_for() -> None:
+    made = roster()
+    made.announced(classic(), HERE, 0.0)
+    assert made.probed(HERE, Probe.REFUSED, 0.0) == [DrainPeer(HERE, b"")]
+    made = roster()
+    made.announced(classic(), HERE, 0.0)
+    made.link_up(HERE, 0.0)
+    made.link_down(HERE, 1.0)
+    assert made.probed(HERE, Probe.REFUSED, 1.0) == [], "its farewell may come yet"
 
 
 def test_a_classic_peer_that_never_was_there_is_not_tried_again() -> None:
