@@ -183,6 +183,13 @@ def test_no_flood_of_welcomes_grows_without_bound() -> None:
     assert drops(outputs[-1]) == [Drop.FORGED_WELCOME]
 
 
+def test_as_many_welcomes_are_kept_as_the_bound_says() -> None:
+    made, most = core(), PeerConfig().max_welcomes
+    outputs = [hear(made, Welcome(EVE, f"tcp://127.0.0.1:{42000 + number}")) for number in range(most + 1)]
+    assert outputs[1:most] == [[]] * (most - 1)
+    assert drops(outputs[most]) == [Drop.FORGED_WELCOME]
+
+
 def test_the_welcomes_for_other_newcomers_do_not_make_us_connect_anew() -> None:
     made = core()
     hear(made, Welcome(PROXY_ID, RELAY))
@@ -287,6 +294,12 @@ def test_a_loopback_endpoint_is_used_only_on_its_own_host(mine: str, host: str, 
     assert (drops(outputs) == [Drop.REFUSED_ENDPOINT]) != is_used
 
 
+def test_two_peers_that_name_no_host_are_not_on_the_same_host() -> None:
+    me = announce(ME, "tcp://192.0.2.1:40001", MINE, 100)
+    made = found(Discovery(me, (PROXY,), PeerConfig(), lambda: 0.5))
+    assert drops(hear(made, announce())) == [Drop.REFUSED_ENDPOINT]
+
+
 @pytest.mark.parametrize("endpoint", [HERE, "tcp://[::ffff:127.0.0.1]:40001", "tcp://0.0.0.0:1", "ipc:///tmp/x"])
 def test_nobody_is_connected_at_our_own_endpoint_or_at_none(endpoint: str) -> None:
     assert drops(hear(found(core()), announce(endpoint=endpoint))) == [Drop.REFUSED_ENDPOINT]
@@ -339,6 +352,15 @@ def test_all_who_wait_for_one_look_up_are_counted() -> None:
     outputs = [hear(made, announce(UUID(int=100 + number), name)) for number in range(most + 1)]
     assert outputs[:most] == [[ResolveEndpoint(name)], *[[]] * (most - 1)]
     assert drops(outputs[most]) == [Drop.TABLE_FULL]
+
+
+@pytest.mark.parametrize("endpoint", [THERE, None])
+def test_a_look_up_that_ends_after_we_left_leads_nowhere(endpoint: str | None) -> None:
+    made = found(core())
+    hear(made, announce(endpoint="tcp://localhost:40002"))
+    made.leave(1.0)
+    assert made.resolved("tcp://localhost:40002", endpoint, 1.5) == []
+    assert not made.roster.links
 
 
 def test_who_takes_us_for_a_stranger_makes_us_announce_with_again() -> None:
