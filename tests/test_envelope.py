@@ -102,6 +102,13 @@ def test_a_topic_that_a_frame_cannot_hold_is_a_value_error(topic: str) -> None:
         check_topic(topic)
 
 
+@pytest.mark.parametrize("topic", ["a" * 1024, "é" * 512])
+def test_a_topic_has_at_most_1024_bytes(topic: str) -> None:
+    assert check_topic(topic) == topic.encode()
+    with pytest.raises(ValueError, match="at most 1024 bytes of UTF-8, not 1025"):
+        check_topic(topic + "a")
+
+
 @given(topics)
 def test_no_ordinary_topic_begins_like_a_control_topic(topic: str) -> None:
     assert check_topic(topic)[:1] < ALL

@@ -9,6 +9,7 @@ import pytest
 
 from zdisco._core.events import PeerEvent, PeerGone, PeerJoined, PeerRecovered, PeerSuspected
 from zdisco._core.link import CAUSES, FINAL, TRANSITIONS, Link, Signal, told
+from zdisco._core.links import Links
 from zdisco._core.model import Cause, LinkState, PeerInfo
 from zdisco._core.wire import Announce
 
@@ -80,3 +81,14 @@ def test_a_link_is_one_life_of_one_process() -> None:
 
 def test_the_frames_of_a_classic_peer_name_no_sender() -> None:
     assert Link(Announce(PEER), PEER.endpoint, None).sender == b""
+
+
+def test_of_those_who_wait_for_a_connection_whoever_had_joined_comes_first() -> None:
+    links = Links()
+    states = (LinkState.ANNOUNCED, LinkState.JOINED, LinkState.ANNOUNCED, LinkState.SUSPECT)
+    for number, state in enumerate(states):
+        made = link(state, b"ses%d" % number)
+        made.down_since = 1.0
+        links.add(made)
+    waiting = [there.announce.session for there in links.waiting_at(PEER.endpoint)]
+    assert waiting == [b"ses1", b"ses3", b"ses0", b"ses2"]

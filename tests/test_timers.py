@@ -85,3 +85,16 @@ def test_a_deadline_that_moves_for_ever_takes_no_more_room(cancelled: bool) -> N
         if cancelled:
             timers.cancel(number % 5)
     assert len(timers._heap) <= 65
+
+
+def test_whoever_is_cancelled_may_be_put_off_once_more() -> None:
+    timers: Timers[str] = Timers()
+    timers.arm("a", 1.0)
+    assert timers.pop_due(1.0) == [("a", 1.0)]
+    assert timers.put_off("a", 2.0)
+    assert timers.pop_due(2.0) == [("a", 2.0)]
+    timers.cancel("a")
+    assert timers.put_off("a", 3.0)
+    assert timers.pop_due(3.0) == [("a", 3.0)]
+    assert not timers.put_off("a", 4.0)
+    assert timers.next is None
