@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket as plain
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -252,6 +253,66 @@ async def test_following_again_forgets_the_old_connection() -> None:
                 await anyio.lowlevel.checkpoint()
             assert proxy.relayed == relayed[proxy is two] + 1
         assert heard.told.count(("relay_up", one.endpoint)) == 4
+
+
+async def test_a_relay_is_up_when_it_subscribes_to_what_announces_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Proxy(ANYWHERE) as proxy, network() as context, proxy_channel(proxy.endpoint) as (channel, heard):
+        read: list[bytes] = []
+        take = channel._read_single
+
+        def read_single(socket: sockets.Socket) -> list[bytes]:
+            frames = take(socket)
+            read.extend(frames)
+            return frames
+
+        monkeypatch.setattr(channel, "_read_single", read_single)
+        xsub = options.proxy_xsub(context, CONFIG)
+        endpoint = sockets.bind(xsub, ANYWHERE)
+        channel.follow(endpoint)
+        await heard.until_event(SocketEvent.HANDSHAKE_SUCCEEDED, endpoint=endpoint)
+        xsub.send(b"\x01D")
+        xsub.send(b"\x01Carol")
+        while not {b"\x01D", b"\x01Carol"} <= set(read):
+            xsub.poll(0)  # or it would not take the connection in
+            await anyio.lowlevel.checkpoint()
+        assert ("relay_up", proxy.endpoint) not in heard.told
+        xsub.send(b"\x01C")
+        await heard.until_told("relay_up", proxy.endpoint)
+        xsub.close(0)
+
+
+async def test_what_the_old_relay_subscribed_to_does_not_pass_for_the_new_one() -> None:
+    async with Proxy(ANYWHERE) as proxy, network() as context, proxy_channel(proxy.endpoint) as (channel, heard):
+        xsub = options.proxy_xsub(context, CONFIG)
+        endpoint = sockets.bind(xsub, ANYWHERE)
+        channel.follow(endpoint)
+        await heard.until_event(SocketEvent.HANDSHAKE_SUCCEEDED, endpoint=endpoint)
+        xsub.send(b"\x01C")
+        # The reader does not run before the subscription is there and we follow another.
+        while not channel._pub.socket.zmq.poll(1):
+            xsub.poll(0)  # or it would not take the connection in
+        nowhere = free_port()
+        channel.follow(nowhere)
+        await heard.until_event(SocketEvent.CLOSED, endpoint=nowhere)
+        assert ("relay_up", proxy.endpoint) not in heard.told
+        xsub.close(0)
+
+
+async def test_no_socket_is_asked_for_accepts_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks: list[int] = []
+    real = zmq.Socket.monitor
+
+    def watch(self: zmq.Socket[bytes], address: str, events: int) -> None:
+        if events:  # else it is the end of one
+            masks.append(events)
+        real(self, address, events)
+
+    monkeypatch.setattr(zmq.Socket, "monitor", watch)
+    async with data_channels(1), proxy_channel(free_port()):
+        assert masks == [SocketEvent.ALL & ~SocketEvent.ACCEPT_FAILED] * 4
+    async with Proxy(ANYWHERE):
+        assert len(masks) == 6
+        assert not any(mask & SocketEvent.ACCEPT_FAILED for mask in masks)
 
 
 @pytest.mark.parametrize("relay", ["", "nonsense", "tcp://", "tcp://127.0.0.1", "gopher://127.0.0.1:1"])
@@ -509,6 +570,26 @@ async def test_a_peer_that_does_not_fall_silent_is_drained_in_bounded_time() -> 
             tasks.cancel_scope.cancel()
 
 
+async def test_a_peer_whose_queue_is_never_empty_is_drained_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with data_channels(2, PeerConfig(suspect_timeout=0.1, zombie_after=0.05)) as (one, two):
+        await one.hear(two)
+        ours, real = one.channel._sub.socket, sockets.Socket.receive_nowait
+
+        def receive_nowait(self: sockets.Socket, limit: int = sockets.BATCH) -> list[bytes]:
+            frames = real(self, limit)
+            if self is ours:
+                self.drained = False
+                frames = [b"topic\0" + MAGIC + b"live"]
+            return frames
+
+        monkeypatch.setattr(sockets.Socket, "receive_nowait", receive_nowait)
+        began = anyio.current_time()
+        one.channel.drain(two.endpoint, b"live")
+        await one.heard.until_told("drained", two.endpoint)
+        assert anyio.current_time() - began >= 0.1
+        monkeypatch.undo()
+
+
 async def test_draining_where_nothing_is_connected_ends_at_once_but_not_in_the_call() -> None:
     async with data_channels(1) as (one,):
         await one.heard.until_event(SocketEvent.LISTENING)
@@ -604,6 +685,19 @@ async def test_a_probe_that_meets_itself_is_refused(monkeypatch: pytest.MonkeyPa
 
         monkeypatch.setattr(plain, "socket", Bound)
         assert await one.channel.probe(endpoint) is Probe.REFUSED
+
+
+async def test_a_probe_that_finds_no_route_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost(plain.socket):
+        """A socket of a machine without a route."""
+
+        def connect_ex(self, address: object) -> int:
+            return errno.EHOSTUNREACH
+
+    async with data_channels(1) as (one,):
+        monkeypatch.setattr(plain, "socket", Lost)
+        assert await one.channel.probe(one.endpoint) is Probe.UNDECIDED
+        monkeypatch.undo()
 
 
 async def test_a_cancelled_probe_leaves_nothing_open() -> None:

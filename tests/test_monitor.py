@@ -13,7 +13,7 @@ import zmq.asyncio
 
 from zdisco._core.errors import ClosedError
 from zdisco._core.events import EventsDropped
-from zdisco._zmq.monitor import Monitor, MonitorEvent, MonitorStream, SocketEvent, monitor
+from zdisco._zmq.monitor import Handshakes, Monitor, MonitorEvent, MonitorStream, SocketEvent, monitor
 
 pytestmark = pytest.mark.anyio
 
@@ -41,8 +41,8 @@ async def take_until(stream: MonitorStream, event: SocketEvent) -> list[MonitorE
             assert isinstance(item, MonitorEvent)
             taken.append(item)
             if item.event is event:
-                break
-    return taken
+                return taken
+    raise AssertionError(f"the stream ended without {event.name}")
 
 
 @pytest.mark.parametrize("event", [event for event in SocketEvent if event is not SocketEvent.ALL])
@@ -209,6 +209,17 @@ async def test_a_new_stream_takes_the_place_of_the_old_one_and_survives_its_end(
     server.bind("tcp://127.0.0.1:*")
     await take_until(third, SocketEvent.LISTENING)
     await third.aclose()
+
+
+async def test_who_ends_after_a_handshake_is_not_taken_for_one_that_failed_while_another_comes() -> None:
+    handshakes = Handshakes()
+    accepted, succeeded, ended = SocketEvent.ACCEPTED, SocketEvent.HANDSHAKE_SUCCEEDED, SocketEvent.DISCONNECTED
+    events = [(accepted, 5), (succeeded, 5), (accepted, 6), (ended, 5), (ended, 6)]
+    failures = [
+        handshakes.is_failure(MonitorEvent(datetime.now(UTC), "s", event, value, "tcp://127.0.0.1:1"))
+        for event, value in events
+    ]
+    assert failures == [False, False, False, False, True]
 
 
 async def test_a_slow_reader_loses_the_oldest_and_is_told_how_many(server: zmq.Socket[bytes]) -> None:

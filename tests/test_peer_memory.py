@@ -43,8 +43,9 @@ from zdisco import (
     SocketEvent,
     Stream,
 )
+from zdisco._core.actions import ProbePeer
 from zdisco._core.envelope import ControlFrame, Kind, split
-from zdisco._core.model import PeerInfo
+from zdisco._core.model import Endpoint, PeerInfo, Probe
 from zdisco._core.wire import Announce, encode
 from zdisco.testing import MemoryNetwork, MemoryProxy
 
@@ -513,6 +514,30 @@ async def test_a_burst_arrives_in_order() -> None:
         for number in range(5000):
             await a.publish("t", b"%d" % number)
         assert [message.payload for message in await take(messages, 5000)] == [b"%d" % number for number in range(5000)]
+
+
+async def test_an_endpoint_is_probed_once_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = MemoryNetwork()
+    tried: list[Endpoint] = []
+    answer = anyio.Event()
+
+    async def probe(endpoint: Endpoint) -> Probe:
+        tried.append(endpoint)
+        await answer.wait()
+        return Probe.UNDECIDED
+
+    async with net.proxy(), new_peer(net) as peer:
+        driver = peer._opened
+        monkeypatch.setattr(driver.data, "probe", probe)
+        for _ in range(2):
+            driver.perform([ProbePeer("tcp://127.0.0.1:9"), ProbePeer("tcp://127.0.0.1:10")])
+        await anyio.wait_all_tasks_blocked()
+        assert sorted(tried) == ["tcp://127.0.0.1:10", "tcp://127.0.0.1:9"]
+        answer.set()
+        await anyio.wait_all_tasks_blocked()
+        driver.perform([ProbePeer("tcp://127.0.0.1:9")])
+        await anyio.wait_all_tasks_blocked()
+        assert len(tried) == 3
 
 
 async def test_who_publishes_or_reads_without_a_pause_lets_others_run() -> None:
