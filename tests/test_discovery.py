@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from uuid import UUID
 
 import pytest
@@ -511,6 +512,19 @@ def test_a_second_leave_does_nothing() -> None:
     made = found(core())
     made.leave(1.0)
     assert made.leave(2.0) == []
+
+
+def test_who_is_connected_to_a_peer_that_stays_silent_announces_again_and_ever_more_rarely() -> None:
+    made = found(core())
+    hear(made, announce())
+    run(made, 0.5)  # the answer to its announce, which it may have missed
+    made.open(0.5)
+    made.link_up(THERE, 0.5)
+    times = sent_at(run(made, 22.0))
+    gaps = [round(later - earlier) for earlier, later in pairwise(times)]
+    assert times[0] < 2.5
+    assert gaps == [1, 2, 4, 8][: len(gaps)]
+    assert len(gaps) == 4
 
 
 def test_a_leaving_peer_says_farewell_again_to_who_connects_late() -> None:

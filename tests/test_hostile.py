@@ -59,11 +59,22 @@ async def first(messages: AsyncIterator[object]) -> object:
         return await anext(messages)
 
 
+async def knows(one: Peer, other: Peer) -> None:
+    try:
+        await one.wait_for(lambda peers: other.id in peers, timeout=TIMEOUT)
+    except TimeoutError:
+        seen = [
+            (peer, dict(peer.dropped), peer._opened.core.relays, peer._opened.core.roster.links)
+            for peer in (one, other)
+        ]
+        raise AssertionError(f"{one} does not know {other}: {seen}") from None
+
+
 async def assert_unharmed(target: Peer, proxy: str) -> None:
     """A newcomer joins, and a message flows in both directions."""
     async with Peer(proxy) as newcomer, newcomer.subscribe("to.") as theirs, target.subscribe("fro.") as ours:
-        await newcomer.wait_for(lambda peers: target.id in peers, timeout=TIMEOUT)
-        await target.wait_for(lambda peers: newcomer.id in peers, timeout=TIMEOUT)
+        await knows(newcomer, target)
+        await knows(target, newcomer)
         await target.publish("to.", b"1")
         await newcomer.publish("fro.", b"2")
         message = await first(aiter(theirs))

@@ -475,7 +475,12 @@ class Discovery:
         outputs: list[Output] = []
         for (alarm, proxy), _ in self._timers.pop_due(now):
             outputs += self._due(alarm, proxy, now)
-        return outputs + self.roster.tick(now)
+        outputs += self.roster.tick(now)
+        if self.roster.is_unheard_of and self.stage is Stage.STARTED:
+            self.roster.is_unheard_of = False
+            self._answer_again = True
+            self._answer_soon(now)
+        return outputs
 
     def _due(self, alarm: Alarm, proxy: Endpoint, now: float) -> list[Output]:
         match alarm:

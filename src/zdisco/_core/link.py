@@ -119,6 +119,8 @@ class Link:
     """The incarnation that said farewell on the link itself."""
     retry: float = 0.0
     """Seconds until the next unanswered link message is repeated."""
+    unanswered: int = 0
+    """Link messages on the present connection that were repeated as slowly as they ever are."""
     probes: int = 0
     """Probes sent since the connection went down."""
 

@@ -85,6 +85,9 @@ class Roster:
     """The counter of our newest marker; it grows with each subscription."""
     _open: bool = False
     _is_leaving: bool = False
+    is_unheard_of: bool = False
+    """Whether a peer that we are connected to has been silent for so long that it may never have
+    heard our announce. Whoever announces again takes it back."""
     _links: Links = field(factory=Links)
     _joined: dict[PeerId, PeerInfo] = field(factory=dict)
     _tombstones: dict[PeerId, int] = field(factory=dict)
@@ -233,7 +236,7 @@ class Roster:
         link.down_since = None if is_up else now
         link.stale = self.marker
         link.retry = self.config.link_retry_min
-        link.probes = 0
+        link.probes = link.unanswered = 0
         if is_up and not link.announce.is_classic:
             # It may have confirmed our marker before we knew it, or know it from an older connection.
             outputs += self.next_marker()
@@ -325,7 +328,7 @@ class Roster:
             outputs += self.next_marker()
         for link in links:
             link.down_since = None
-            link.probes = 0
+            link.probes = link.unanswered = 0
             link.retry = self.config.link_retry_min
             self._timers.cancel((Alarm.PROBE, link.key))
             self._timers.cancel((Alarm.ZOMBIE, link.key))
@@ -536,6 +539,10 @@ class Roster:
     def _repeat_link(self, link: Link, now: float) -> list[Output]:
         if link.heard is None:
             link.retry = min(2 * link.retry, self.config.link_retry_max)
+            link.unanswered += link.retry >= self.config.link_retry_max
+            # After 1, 2, 4, 8 ... of these: who does not want to answer is not asked for ever.
+            if link.unanswered and link.unanswered & (link.unanswered - 1) == 0:
+                self.is_unheard_of = True
             return self._send_link(link, now)
         if link.confirmed >= link.floor:
             return []
