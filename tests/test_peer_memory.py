@@ -55,7 +55,7 @@ JUMPING = pytest.mark.parametrize(
     "anyio_backend", [pytest.param(("trio", {"clock": MockClock(autojump_threshold=0)}), id="trio-jumping")]
 )
 PROXY = "tcp://127.0.0.1:5555"
-LIMIT = 30.0
+LIMIT = 10.0
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 
@@ -283,7 +283,7 @@ async def test_forty_peers_form_a_mesh() -> None:
         for peer in peers:
             await stack.enter_async_context(peer)
         for peer in peers:
-            await peer.wait_for(39, timeout=LIMIT)
+            await peer.wait_for(39, timeout=3 * LIMIT)  # on a clock that does not jump, beside other work
         for stream in streams:
             assert Counter(kinds(await take(stream, 40))) == {ProxyFound: 1, PeerJoined: 39}
 
@@ -1099,10 +1099,11 @@ async def test_cancelling_the_entry_leaves_nothing() -> None:
 
 
 async def test_cancelling_the_exit_leaves_nothing() -> None:
-    net = MemoryNetwork()
+    # The echo of the farewell takes longer than all turns but the last.
+    net = MemoryNetwork(latency=0.05)
     left = 0
     async with net.proxy(), new_peer(net, "watcher") as watcher:
-        for turns in range(20):
+        for turns in (*range(20), None):
             async with anyio.create_task_group() as tasks:
                 leaving = anyio.Event()
 
@@ -1115,11 +1116,12 @@ async def test_cancelling_the_exit_leaves_nothing() -> None:
 
                 tasks.start_soon(life)
                 await leaving.wait()
-                for _ in range(turns):
-                    await checkpoint()
-                tasks.cancel_scope.cancel()
+                if turns is not None:
+                    for _ in range(turns):
+                        await checkpoint()
+                    tasks.cancel_scope.cancel()
             await watcher.wait_for(lambda peers: not peers, timeout=LIMIT)
-        assert left
+        assert 0 < left < 20
 
 
 async def test_who_is_cancelled_in_the_block_says_farewell_and_may_speak_before() -> None:
