@@ -6,10 +6,10 @@ from contextlib import suppress
 
 import anyio
 
-from zdisco import Peer, PeerGone, PeerJoined, Subscription
+from zdisco import Message, Peer, PeerGone, PeerJoined, Subscription
 
 
-async def print_messages(messages: Subscription) -> None:
+async def print_messages(messages: Subscription[Message]) -> None:
     async for message in messages:
         print(f"{message.sender.name if message.sender else 'somebody'}: {message.payload.decode()}", flush=True)
 

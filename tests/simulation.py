@@ -24,6 +24,7 @@ from attrs import define, field
 
 from zdisco._core.actions import (
     ConnectPeer,
+    DeliverRetained,
     DisconnectPeer,
     DrainPeer,
     Drop,
@@ -36,6 +37,7 @@ from zdisco._core.actions import (
     SendData,
     SendToProxy,
     SubscribeTopic,
+    TellLoss,
     UnsubscribeTopic,
 )
 from zdisco._core.config import PeerConfig
@@ -651,6 +653,8 @@ class FakePeer(Subscriber):
                 network.later(lambda: self._input(lambda: self.core.resolved(name, numeric, self.now)))
             case Dropped(drop):
                 self.drops.append(drop)
+            case TellLoss() | DeliverRetained():
+                pass  # the peers of this network publish nothing
             case _:
                 self._event(output)
 

@@ -7,7 +7,9 @@ from uuid import UUID
 
 import pytest
 
+from zdisco._core.counts import Counts
 from zdisco._core.events import PeerEvent, PeerGone, PeerJoined, PeerRecovered, PeerSuspected
+from zdisco._core.interests import Interests
 from zdisco._core.link import CAUSES, FINAL, TRANSITIONS, Link, Signal, told
 from zdisco._core.links import Links
 from zdisco._core.model import Cause, LinkState, PeerInfo
@@ -17,8 +19,12 @@ PEER = PeerInfo(UUID(int=1), "tcp://127.0.0.1:40001", name="alice")
 ENDS = tuple(CAUSES)
 
 
+def counts() -> Counts:
+    return Counts(PEER.id, b"sess", Interests(UUID(int=2), b"mine"), 10)
+
+
 def link(state: LinkState, session: bytes = b"sess") -> Link:
-    return Link(Announce(PEER, session), PEER.endpoint, None, state=state)
+    return Link(Announce(PEER, session), PEER.endpoint, None, counts(), state=state)
 
 
 def test_every_state_answers_every_signal() -> None:
@@ -80,7 +86,7 @@ def test_a_link_is_one_life_of_one_process() -> None:
 
 
 def test_the_frames_of_a_classic_peer_name_no_sender() -> None:
-    assert Link(Announce(PEER), PEER.endpoint, None).sender == b""
+    assert Link(Announce(PEER), PEER.endpoint, None, counts()).sender == b""
 
 
 def test_of_those_who_wait_for_a_connection_whoever_had_joined_comes_first() -> None:

@@ -1,16 +1,32 @@
-"""Numbering what we publish, routing what we receive: without a network."""
+"""Routing what we receive, and what becomes of it in a stream: without a network."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zdisco import _messages
 from zdisco._core.actions import Drop
-from zdisco._core.envelope import ControlFrame, DataFrame, Kind, data_frame, data_prefix, split
-from zdisco._core.model import Message, PeerInfo
-from zdisco._messages import MessageStream, Publications, Subscriptions
+from zdisco._core.counts import Counts
+from zdisco._core.envelope import (
+    ConfirmBody,
+    ControlFrame,
+    Kind,
+    NumbersBody,
+    RetainedBody,
+    TopicNumber,
+    data_frame,
+    data_prefix,
+)
+from zdisco._core.events import MessagesLost
+from zdisco._core.interests import Interests
+from zdisco._core.model import Message, PeerInfo, StreamOverflow
+from zdisco._messages import MessageStream, Received, Subscriptions
 
 ID = UUID(int=7)
 SESSION = b"1234"
@@ -18,102 +34,369 @@ SENDER = PeerInfo(ID, "tcp://127.0.0.1:40001")
 
 
 class Reader:
-    """One subscription to everything, and what was told beside its messages."""
+    """Subscriptions to one peer, and what was told beside its messages."""
 
-    def __init__(self, capacity: int = 100) -> None:
+    def __init__(self) -> None:
         self.asked: list[bytes] = []
         self.control: list[ControlFrame] = []
         self.drops: dict[Drop, int] = {}
-        self.stream = MessageStream(b"", capacity)
-        self.subscriptions = Subscriptions(self._sender, self.control.append, self._dropped)
-        self.subscriptions.add(self.stream, b"")
+        self.losses: list[MessagesLost] = []
+        self.interests = Interests(UUID(int=1), b"mine")
+        self.counts = Counts(ID, SESSION, self.interests, 100)
+        self.subscriptions = Subscriptions(self._sender, self.control.append, self._dropped, self.losses.append)
 
-    def _sender(self, key: bytes) -> PeerInfo | None:
+    def subscribe(self, prefix: bytes = b"", capacity: int = 100, **options: Any) -> MessageStream[Received]:
+        """A subscription that tells its losses where they happened; `confirm` puts it in force."""
+        stream: MessageStream[Received] = MessageStream(prefix, capacity, **{"tells": True, **options})
+        interest, _ = self.interests.add(prefix)
+        self.subscriptions.add(stream, interest)
+        return stream
+
+    def confirm(self, *numbers: TopicNumber, retained: tuple[bytes, ...] = (), of: int | None = None) -> None:
+        """The peer confirms our newest marker, and lists what it has."""
+        self.interests.next_marker()
+        for frame in retained:
+            self.counts.retained(RetainedBody(9, frame))
+            self.subscriptions.retained(frame)
+        bodies = list(NumbersBody.split(9, numbers))
+        for body in bodies:
+            self.counts.numbers(NumbersBody.decode(body.encode()))
+        pieces = len(bodies) + len(retained)
+        for loss in self.counts.confirm(ConfirmBody(of or self.interests.marker, 0, 9, pieces)):
+            self.subscriptions.lost(SENDER, loss)
+        self.subscriptions.deliver([])
+
+    def _sender(self, key: bytes) -> tuple[PeerInfo, Counts] | None:
         self.asked.append(key)
-        return SENDER if key == ID.bytes + SESSION else None
+        return (SENDER, self.counts) if key == ID.bytes + SESSION else None
 
     def _dropped(self, drop: Drop, detail: str, count: int) -> None:
         self.drops[drop] = self.drops.get(drop, 0) + count
 
-    @property
-    def payloads(self) -> list[bytes]:
-        return [message.payload for message in self.stream._queue]
 
-
-def frame(topic: bytes, payload: bytes = b"", kind: int = Kind.DATA) -> bytes:
-    made = data_frame(data_prefix(topic, ID, SESSION, 0), Kind.DATA, 1, payload)
-    at = len(made) - len(payload) - 9
+def frame(topic: bytes, sequence: int, kind: int = Kind.DATA) -> bytes:
+    made = data_frame(data_prefix(topic, ID, SESSION, 0), Kind.DATA, sequence, b"%d" % sequence)
+    at = len(topic) + 27
     return made[:at] + bytes([kind]) + made[at + 1 :]
 
 
-def test_messages_of_a_topic_are_numbered_from_one() -> None:
-    publications = Publications(ID, SESSION, limit=2)
-    parts = [split(publications.frame(topic, b"x")) for topic in ("a", "b", "a")]
-    assert [(part.stream, part.sequence) for part in parts if isinstance(part, DataFrame)] == [(0, 1), (0, 1), (0, 2)]
+def shown(stream: MessageStream[Received]) -> list[int]:
+    """What a reader gets, in order: the numbers of messages; how many are missing, below zero."""
+    return [int(item.payload) if isinstance(item, Message) else -item.count for item in stream._take_all()]
 
 
-def test_a_topic_that_was_forgotten_begins_again_in_another_stream() -> None:
-    publications = Publications(ID, SESSION, limit=1)
-    parts = [split(publications.frame(topic, b"x")) for topic in ("a", "b", "a")]
-    numbers = [(part.stream, part.sequence) for part in parts if isinstance(part, DataFrame)]
-    assert [sequence for _, sequence in numbers] == [1, 1, 1]
-    assert numbers[0][0] != numbers[2][0]
-
-
-def test_a_message_that_cannot_be_made_takes_no_number() -> None:
-    publications = Publications(ID, SESSION, limit=1)
-    with pytest.raises(TypeError):
-        publications.frame("a", None)  # type: ignore[arg-type]
-    part = split(publications.frame("a", b""))
-    assert isinstance(part, DataFrame)
-    assert part.sequence == 1
+def joined() -> tuple[Reader, MessageStream[Received]]:
+    reader = Reader()
+    stream = reader.subscribe()
+    reader.confirm()
+    return reader, stream
 
 
 def test_the_sender_of_a_topic_is_looked_up_once_until_the_roster_changes() -> None:
-    reader = Reader()
-    reader.subscriptions.deliver([frame(b"t", b"1"), frame(b"t", b"2")])
-    reader.subscriptions.deliver([frame(b"t", b"3")])
+    reader, stream = joined()
+    reader.subscriptions.deliver([frame(b"t", 1), frame(b"t", 2)])
+    reader.subscriptions.deliver([frame(b"t", 3)])
     assert len(reader.asked) == 1
     reader.subscriptions.forget_routes()
-    reader.subscriptions.deliver([frame(b"t", b"4")])
+    reader.subscriptions.deliver([frame(b"t", 4)])
     assert len(reader.asked) == 2
-    assert reader.payloads == [b"1", b"2", b"3", b"4"]
+    assert shown(stream) == [1, 2, 3, 4]
 
 
 def test_the_routes_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_messages, "_ROUTES", 2)
-    reader = Reader()
+    reader, stream = joined()
     for topic in (b"a", b"b", b"c"):
-        reader.subscriptions.deliver([frame(topic, topic)])
+        reader.subscriptions.deliver([frame(topic, 1)])
         assert len(reader.subscriptions._routes) <= 2
-    assert reader.payloads == [b"a", b"b", b"c"]
-
-
-def test_a_tail_is_no_message_and_no_fault_whether_or_not_its_stream_is_known() -> None:
-    reader = Reader()
-    reader.subscriptions.deliver([frame(b"t", kind=Kind.TAIL), frame(b"t", b"1"), frame(b"t", kind=Kind.TAIL)])
-    reader.subscriptions.deliver([frame(b"t", kind=Kind.TAIL)])
-    assert reader.payloads == [b"1"]
-    assert reader.drops == {}
+    assert shown(stream) == [1, 1, 1]
 
 
 def test_a_kind_that_we_do_not_know_is_counted_whether_or_not_its_stream_is_known() -> None:
-    reader = Reader()
-    reader.subscriptions.deliver([frame(b"t", kind=9), frame(b"t", b"1"), frame(b"t", kind=9)])
-    assert reader.payloads == [b"1"]
+    reader, stream = joined()
+    reader.subscriptions.deliver([frame(b"t", 1, kind=9), frame(b"t", 1), frame(b"t", 2, kind=9)])
+    assert shown(stream) == [1]
     assert reader.drops == {Drop.MALFORMED_CONTROL: 2}
 
 
+def test_frames_of_others_between_those_of_one_topic_change_nothing() -> None:
+    reader, stream = joined()
+    strange = data_frame(data_prefix(b"t", UUID(int=8), SESSION, 0), Kind.DATA, 1, b"1")
+    reader.subscriptions.deliver(
+        [frame(b"t", 1), strange, frame(b"t", 2), frame(b"u", 1), frame(b"t", 3), b"\xfe"]
+    )
+    assert shown(stream) == [1, 2, 1, 3]
+    assert reader.drops == {Drop.UNKNOWN_SENDER: 1, Drop.MALFORMED_CONTROL: 1}
+
+
 def test_foreign_frames_come_whole_and_without_a_sender_and_their_loss_is_counted() -> None:
-    reader = Reader(capacity=1)
+    reader = Reader()
+    stream = reader.subscribe(capacity=1)
     reader.subscriptions.deliver([b"classic\0one", b"classic\0two"])
-    assert list(reader.stream._queue) == [Message(None, "classic", b"classic\0two")]
+    assert stream._take_all() == [MessagesLost(None, "classic", 1), Message(None, "classic", b"classic\0two")]
     assert reader.drops == {Drop.STREAM_FULL: 1}
-    assert reader.stream.dropped == 1
+    assert (stream.dropped, stream.lost) == (1, 0)
 
 
-def test_the_loss_of_messages_is_counted() -> None:
-    reader = Reader(capacity=2)
-    reader.subscriptions.deliver([frame(b"t", b"%d" % number) for number in range(5)])
-    assert reader.payloads == [b"3", b"4"]
-    assert reader.drops == {Drop.STREAM_FULL: 3}
+# What is lost on the way
+
+
+def test_a_number_that_jumps_is_a_loss_where_it_happened_and_an_event() -> None:
+    reader, stream = joined()
+    reader.subscriptions.deliver([frame(b"t", 1), frame(b"t", 4), frame(b"t", 5)])
+    assert shown(stream) == [1, -2, 4, 5]
+    assert reader.losses == [MessagesLost(SENDER, "t", 2)]
+    assert (stream.dropped, stream.lost) == (0, 2)
+
+
+def test_a_topic_that_nobody_listed_begins_at_one() -> None:
+    reader, stream = joined()
+    reader.subscriptions.deliver([frame(b"t", 3)])
+    assert shown(stream) == [-2, 3]
+
+
+def test_a_topic_that_was_listed_begins_after_the_number_in_the_list() -> None:
+    reader = Reader()
+    stream = reader.subscribe()
+    reader.confirm(TopicNumber(b"t", 0, 5))
+    reader.subscriptions.deliver([frame(b"t", 6), frame(b"t", 8)])
+    assert shown(stream) == [6, -1, 8]
+
+
+def test_what_comes_before_the_confirmation_begins_where_it_is_seen() -> None:
+    reader = Reader()
+    stream = reader.subscribe()
+    reader.subscriptions.deliver([frame(b"t", 5), frame(b"t", 7)])
+    reader.confirm(TopicNumber(b"t", 0, 8))
+    reader.subscriptions.deliver([frame(b"t", 10)])
+    # 6 and 8 were published before the subscription was in force.
+    assert shown(stream) == [5, 7, -1, 10]
+    assert stream.lost == 1
+
+
+def test_a_tail_tells_of_a_lost_end_once() -> None:
+    reader, stream = joined()
+    reader.subscriptions.deliver([frame(b"t", 1), frame(b"t", 3, Kind.TAIL), frame(b"t", 3, Kind.TAIL), frame(b"t", 4)])
+    assert shown(stream) == [1, -2, 4]
+
+
+def test_a_tail_tells_of_a_topic_of_which_nothing_came() -> None:
+    reader, stream = joined()
+    reader.subscriptions.deliver([frame(b"t", 3, Kind.TAIL)])
+    assert shown(stream) == [-3]
+
+
+def test_a_number_that_goes_back_is_counted_and_the_message_delivered() -> None:
+    reader, stream = joined()
+    reader.subscriptions.deliver([frame(b"t", 1), frame(b"t", 9), frame(b"t", 2), frame(b"t", 3)])
+    assert shown(stream) == [1, -7, 9, 2, 3]
+    assert reader.drops == {Drop.STALE_NUMBER: 1}
+
+
+def test_overlapping_subscriptions_get_each_message_once_and_each_loss_that_is_theirs() -> None:
+    reader, everything = joined()
+    reader.subscriptions.deliver([frame(b"ab", 1)])
+    narrow = reader.subscribe(b"a")
+    reader.subscriptions.deliver([frame(b"ab", 3)])
+    reader.confirm(TopicNumber(b"ab", 0, 4))
+    other = reader.subscribe(b"b")
+    reader.confirm(TopicNumber(b"ab", 0, 4))
+    reader.subscriptions.deliver([frame(b"ab", 6)])
+    assert shown(everything) == [1, -1, 3, -1, -1, 6]
+    assert shown(narrow) == [3, -1, 6]
+    assert shown(other) == []
+    assert [loss.count for loss in reader.losses] == [1, 1, 1]
+
+
+def test_a_confirmation_of_which_a_piece_is_missing_counts_for_nothing() -> None:
+    reader = Reader()
+    stream = reader.subscribe()
+    reader.interests.next_marker()
+    reader.counts.confirm(ConfirmBody(2, 0, 9, 1))
+    assert reader.counts.confirmed == 0
+    reader.subscriptions.deliver([frame(b"t", 5)])
+    assert shown(stream) == [5], "nobody knows where it began"
+
+
+def test_pieces_of_a_confirmation_that_was_cut_short_are_not_taken_for_those_of_the_next() -> None:
+    reader = Reader()
+    reader.subscribe()
+    reader.interests.next_marker()
+    reader.counts.numbers(NumbersBody(1, (TopicNumber(b"t", 0, 1),)))
+    reader.counts.numbers(NumbersBody(2, (TopicNumber(b"t", 0, 2),)))
+    reader.counts.confirm(ConfirmBody(2, 0, 2, 1))
+    assert reader.counts.confirmed == 2
+
+
+def test_a_confirmation_of_what_is_new_needs_the_ones_before() -> None:
+    reader, _ = joined()
+    reader.counts.confirm(ConfirmBody(5, 4, 0, 0))
+    assert reader.counts.confirmed == 2
+    reader.counts.confirm(ConfirmBody(3, 2, 0, 0))
+    assert reader.counts.confirmed == 3
+
+
+def test_a_topic_that_nothing_covers_any_more_is_forgotten_and_begins_anew() -> None:
+    reader, stream = joined()
+    reader.subscriptions.deliver([frame(b"t", 1)])
+    reader.interests.remove(reader.subscriptions.remove(stream))
+    reader.subscriptions.deliver([frame(b"t", 2)])
+    reader.counts.forget(reader.interests.take_gone())
+    assert len(reader.counts) == 0
+    again = reader.subscribe()
+    reader.confirm(TopicNumber(b"t", 0, 7))
+    reader.subscriptions.deliver([frame(b"t", 8)])
+    assert shown(again) == [8]
+
+
+def test_a_topic_that_had_to_go_from_the_table_is_not_taken_for_a_new_one() -> None:
+    reader = Reader()
+    reader.counts = Counts(ID, SESSION, reader.interests, 2)
+    stream = reader.subscribe()
+    reader.confirm()
+    reader.subscriptions.deliver([frame(topic, 1) for topic in (b"a", b"b", b"c")])
+    reader.subscriptions.forget_routes()
+    reader.subscriptions.deliver([frame(b"a", 5)])
+    assert shown(stream) == [1, 1, 1, 5]
+    assert not reader.losses
+
+
+# What a slow reader loses
+
+POLICIES: list[tuple[StreamOverflow, list[int]]] = [
+    (StreamOverflow.DROP_OLDEST, [-4, 5, 6, 7]),
+    (StreamOverflow.DROP_NEWEST, [1, 2, 3, -4]),
+    (StreamOverflow.PAUSE, [1, 2, 3, -4]),
+]
+
+
+@pytest.mark.parametrize(("overflow", "expected"), POLICIES)
+def test_a_slow_reader_loses_what_it_chose_and_is_told_where(overflow: StreamOverflow, expected: list[int]) -> None:
+    reader = Reader()
+    stream = reader.subscribe(capacity=3, overflow=overflow)
+    reader.confirm()
+    reader.subscriptions.deliver([frame(b"t", number) for number in range(1, 8)])
+    got: list[int] = []
+    while stream._queue or stream._has_note():
+        got += [int(i.payload) if isinstance(i, Message) else -i.count for i in _take_one(stream)]
+    assert got == expected
+    assert reader.drops == {Drop.STREAM_FULL: 4}
+    assert (stream.dropped, stream.lost) == (4, 0)
+    assert not reader.losses, "it is a matter of this stream alone"
+
+
+def _take_one(stream: MessageStream[Received]) -> list[Received]:
+    return [stream._take_note() if stream._has_note() else stream._queue.popleft()]
+
+
+def test_a_paused_stream_takes_nothing_until_all_was_read() -> None:
+    reader = Reader()
+    stream = reader.subscribe(capacity=2, overflow=StreamOverflow.PAUSE)
+    reader.confirm()
+    deliver: Callable[..., None] = lambda *numbers: reader.subscriptions.deliver([frame(b"t", n) for n in numbers])  # noqa: E731
+    deliver(1, 2, 3)
+    got = _take_one(stream)
+    deliver(4)
+    got += _take_one(stream)
+    deliver(5, 6)
+    got += stream._take_all()
+    deliver(7)
+    got += stream._take_all()
+    assert [int(item.payload) if isinstance(item, Message) else -item.count for item in got] == [1, 2, -2, 5, 6, 7]
+
+
+def test_a_stream_that_drops_the_newest_takes_what_there_is_room_for() -> None:
+    reader = Reader()
+    stream = reader.subscribe(capacity=2, overflow=StreamOverflow.DROP_NEWEST)
+    reader.confirm()
+    reader.subscriptions.deliver([frame(b"t", n) for n in (1, 2, 3)])
+    got = _take_one(stream)
+    reader.subscriptions.deliver([frame(b"t", n) for n in (4, 5)])
+    got += stream._take_all()
+    assert [int(item.payload) if isinstance(item, Message) else -item.count for item in got] == [1, 2, -1, 4]
+    assert [-item.count for item in stream._take_all() if isinstance(item, MessagesLost)] == [-1]
+
+
+@given(
+    st.lists(st.one_of(st.integers(1, 3), st.none(), st.just("lost")), max_size=60),
+    st.sampled_from(StreamOverflow),
+    st.booleans(),
+)
+def test_received_and_told_is_what_was_published(steps: list[Any], overflow: StreamOverflow, tells: bool) -> None:
+    reader = Reader()
+    stream = reader.subscribe(capacity=3, overflow=overflow, tells=tells)
+    reader.confirm()
+    sequence, got = 0, []
+    for step in steps:
+        if step is None:
+            got += stream._take_all()
+        elif step == "lost":
+            sequence += 1
+        else:
+            reader.subscriptions.deliver([frame(b"t", sequence + n) for n in range(1, step + 1)])
+            sequence += step
+    reader.subscriptions.deliver([frame(b"t", sequence, Kind.TAIL)])
+    for _ in range(3):
+        got += stream._take_all()
+    numbers = [int(item.payload) for item in got if isinstance(item, Message)]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) + stream.lost + stream.dropped == sequence
+    if tells:
+        assert len(numbers) + sum(item.count for item in got if isinstance(item, MessagesLost)) == sequence
+
+
+# Last values
+
+
+def test_a_later_subscriber_gets_the_last_value_and_who_was_there_does_not() -> None:
+    reader, first = joined()
+    reader.subscriptions.deliver([frame(b"t", 1), frame(b"t", 2)])
+    second = reader.subscribe(b"t")
+    reader.confirm(TopicNumber(b"t", 0, 2), retained=(frame(b"t", 2),))
+    reader.subscriptions.deliver([frame(b"t", 3)])
+    assert shown(first) == [1, 2, 3]
+    assert shown(second) == [2, 3]
+
+
+def test_a_value_that_came_as_a_message_meanwhile_is_not_given_again() -> None:
+    reader = Reader()
+    stream = reader.subscribe()
+    reader.subscriptions.deliver([frame(b"t", 5)])
+    reader.confirm(TopicNumber(b"t", 0, 5), retained=(frame(b"t", 5),))
+    assert shown(stream) == [5]
+
+
+def test_a_value_that_was_lost_as_a_message_meanwhile_is_given() -> None:
+    reader, first = joined()
+    reader.subscriptions.deliver([frame(b"t", 1)])
+    second = reader.subscribe(b"t")
+    reader.subscriptions.deliver([frame(b"t", 2), frame(b"t", 3, Kind.TAIL)])
+    reader.confirm(TopicNumber(b"t", 0, 3), retained=(frame(b"t", 3),))
+    assert shown(second) == [2, 3]
+    assert shown(first) == [1, 2, -1]
+
+
+def test_who_misses_the_last_value_gets_it_in_place_of_the_message() -> None:
+    reader, stream = joined()
+    reader.subscriptions.deliver([frame(b"t", 1)])
+    reader.confirm(TopicNumber(b"t", 0, 4), retained=(frame(b"t", 4),))
+    assert shown(stream) == [1, -2, 4]
+
+
+def test_an_older_value_is_followed_by_what_was_published_without_being_kept() -> None:
+    reader = Reader()
+    stream = reader.subscribe()
+    reader.confirm(TopicNumber(b"t", 0, 6), retained=(frame(b"t", 4),))
+    reader.subscriptions.deliver([frame(b"t", 7)])
+    assert shown(stream) == [4, 7]
+    assert not reader.losses
+
+
+def test_a_confirmation_that_is_repeated_does_not_give_a_value_twice() -> None:
+    reader = Reader()
+    stream = reader.subscribe()
+    value = frame(b"t", 4)
+    reader.counts.retained(RetainedBody(1, value))
+    reader.subscriptions.retained(value)
+    reader.confirm(TopicNumber(b"t", 0, 4), retained=(value,))
+    assert shown(stream) == [4]

@@ -17,6 +17,7 @@ from ._core.errors import (
 from ._core.events import (
     Event,
     EventsDropped,
+    MessagesLost,
     PeerGone,
     PeerJoined,
     PeerRecovered,
@@ -25,7 +26,7 @@ from ._core.events import (
     ProxyFound,
     ProxyLost,
 )
-from ._core.model import Cause, LinkState, Message, PeerInfo, ReconnectStop
+from ._core.model import Cause, LinkState, Message, PeerInfo, ReconnectStop, StreamOverflow
 from ._peer import Peer, Subscription
 from ._proxy import Proxy
 from ._streams import Stream
@@ -45,6 +46,7 @@ __all__ = [
     "LinkState",
     "MalformedMessage",
     "Message",
+    "MessagesLost",
     "MonitorEvent",
     "MonitorStream",
     "Peer",
@@ -63,6 +65,7 @@ __all__ = [
     "SocketEvent",
     "SocketLimitError",
     "Stream",
+    "StreamOverflow",
     "Subscription",
     "ZdiscoError",
     "monitor",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
@@ -57,6 +59,26 @@ def port_number(port: int) -> int:
     if not 0 <= of_type("port", port, int) <= 65535:
         raise ValueError(f"port must be from 0 to 65535, not {port}")
     return port
+
+
+_WILDCARDS = re.compile(r"[*?[]")
+
+
+def literal_prefix(pattern: str) -> str:
+    """What every text begins with that a glob pattern matches."""
+    return _WILDCARDS.split(pattern, maxsplit=1)[0]
+
+
+def glob_pattern(pattern: str) -> Callable[[str], bool]:
+    """Says whether a whole text matches a glob pattern."""
+    match = re.compile(fnmatch.translate(pattern)).match
+    return lambda text: match(text) is not None
+
+
+def positive_number(name: str, value: int) -> int:
+    if of_type(name, value, int) < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+    return value
 
 
 def of_type(name: str, value: T, kind: type[T]) -> T:

@@ -29,6 +29,8 @@ from ._core.errors import MalformedMessage, ProxySighting
 from ._core.events import (
     Event,
     EventsDropped,
+    MessagesLost,
+    PeerEvent,
     PeerGone,
     PeerJoined,
     PeerRecovered,
@@ -40,6 +42,7 @@ from ._core.events import (
 from ._core.model import Endpoint, LinkState
 from ._core.relay import Relay
 from ._core.wire import Announce, decode
+from ._messages import Subscriptions
 from ._zmq.monitor import MonitorEvent, SocketEvent
 
 logger = logging.getLogger("zdisco")
@@ -56,7 +59,6 @@ class Driver:
         data: The data channel, bound.
         proxies: The channels to all proxies.
         network: Looks names up.
-        deliver: Called with the frames of the data channel; gives control frames to `control`.
         tell: Called with each event for the user.
         observe: Called with each socket event.
     """
@@ -68,7 +70,6 @@ class Driver:
         data: DataChannel,
         proxies: Sequence[ProxyChannel],
         network: Network,
-        deliver: Callable[[Sequence[bytes]], None],
         tell: Callable[[Event], None],
         observe: Callable[[MonitorEvent], None],
     ) -> None:
@@ -76,7 +77,10 @@ class Driver:
         self.data = data
         self._config = config
         self.observed = observe
-        self.data_frames = deliver
+        self.messages = Subscriptions(
+            self.core.roster.sender, self.control, self.dropped, lambda loss: self.perform([loss])
+        )
+        self.data_frames = self.messages.deliver
         self._tell = tell
         self._network = network
         self._proxies = {proxy.endpoint: _ProxySide(self, proxy) for proxy in proxies}
@@ -152,8 +156,8 @@ class Driver:
             self._changed = anyio.Event()
         await self._changed.wait()
 
-    async def in_force(self) -> None:
-        """Wait until what was subscribed so far is in force at every peer that relies on us.
+    async def in_force(self, wanted: int) -> None:
+        """Wait until what was subscribed before this marker is in force at every peer that relies on us.
 
         All that is subscribed in one turn of the event loop shares one marker. A confirmation may
         be lost where the peer's queue to us is full, so the marker is repeated. A peer that hangs
@@ -162,7 +166,6 @@ class Driver:
         Cancellation: safe.
         """
         self._is_unmarked = True
-        wanted = self.core.roster.marker + 1
         await anyio.lowlevel.checkpoint()
         self._mark()
         with anyio.move_on_after(self._config.suspect_timeout):
@@ -237,6 +240,10 @@ class Driver:
                     self.data.subscribe(topic)
                 case actions.UnsubscribeTopic(topic):
                     self.data.unsubscribe(topic)
+                case actions.TellLoss(sender, loss):
+                    self.messages.lost(sender, loss)
+                case actions.DeliverRetained(frame):
+                    self.messages.retained(frame)
                 case actions.ProbePeer(endpoint):
                     if endpoint not in self._probing:
                         self._probing.add(endpoint)
@@ -245,9 +252,11 @@ class Driver:
                     self._start(self._resolve, endpoint)
                 case (
                     PeerJoined() | PeerUpdated() | PeerSuspected() | PeerRecovered() | PeerGone()
-                    | ProxyFound() | ProxyLost() | EventsDropped()
+                    | MessagesLost() | ProxyFound() | ProxyLost() | EventsDropped()
                 ):  # fmt: skip
                     logger.debug("%s", output)
+                    if isinstance(output, PeerEvent):
+                        self.messages.forget_routes()
                     self._tell(output)
                 case _:
                     assert_never(output)

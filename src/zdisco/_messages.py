@@ -1,113 +1,210 @@
-"""Messages of the application: numbering what we publish, routing what we receive.
+"""Messages of the application on their way in: from frames to the streams that want them.
 
-Rule 1: what is known of a stream of messages is found by one look-up on the raw prefix of its
+Rule 1: what is known of the messages of a topic is found by one look-up on the raw prefix of their
 frames. The prefix holds topic, sender and session, so what it leads to is right by itself; it is
 forgotten whenever the roster or a subscription changes.
 
-Rule 2: a prefix is subscribed once, however many streams use it: libzmq forwards every repeat.
+Rule 2: nothing is done for a single message but to look it up, count it, make it and append it.
+The streams that were touched are settled once for a batch of frames.
 
-Rule 3: a stream is registered here before libzmq subscribes, so no message comes too early.
+Rule 3: a stream is registered here before libzmq subscribes, so no message comes too early. What
+was lost before its subscription was in force at the sender is not its loss.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, Self, TypeAlias, TypeVar, cast
 
 from attrs import define, field
 
 from ._core.actions import Drop
+from ._core.counts import UNKNOWN, Count, Counts, Loss
 from ._core.envelope import (
-    HEADER,
+    GROUP,
     NUMBER,
     PREFIX_SIZE,
     ControlFrame,
     DataFrame,
     ForeignFrame,
     Kind,
-    check_topic,
-    data_frame,
-    data_prefix,
     split,
 )
 from ._core.errors import MalformedMessage
-from ._core.model import Message, PeerId, PeerInfo
-from ._streams import Stream
+from ._core.events import MessagesLost
+from ._core.interests import Interest
+from ._core.model import Message, PeerInfo, StreamOverflow
+from ._core.prefixes import Prefixes
+from ._streams import TURN, Stream
+
+Received: TypeAlias = Message | MessagesLost
+M = TypeVar("M")
+"""What a stream yields: `Message`, or `Received` if it tells its losses, too."""
 
 _ROUTES = 65_536
 """Prefixes kept at the most; all are found again at no more than the cost of one message."""
+_DATA, _TAIL = int(Kind.DATA), int(Kind.TAIL)
+_NO_PREFIX = b"\xff"
+"""No data frame begins like this."""
 
 
-class MessageStream(Stream[Message]):
-    """The messages of one subscription."""
+class MessageStream(Stream[M]):
+    """The messages of one subscription.
 
-    def __init__(self, prefix: bytes, capacity: int) -> None:
+    Args:
+        prefix: What the topics begin with; with its NUL, the whole topic.
+        capacity: Messages that may wait.
+        overflow: What goes when more come.
+        tells: Whether each loss is an item of the stream, where it happened.
+        accepts: Says whether a topic is wanted, beyond its prefix.
+    """
+
+    def __init__(
+        self,
+        prefix: bytes,
+        capacity: int,
+        overflow: StreamOverflow = StreamOverflow.DROP_OLDEST,
+        *,
+        tells: bool = False,
+        accepts: Callable[[str], bool] | None = None,
+    ) -> None:
         super().__init__(capacity)
+        self.lost = 0
+        """How many messages were lost on the way, since the subscription was in force at their sender."""
         self._prefix = prefix
+        self._overflow = overflow
+        self._tells = tells
+        self._accepts = accepts
+        self._interest: Interest | None = None
+        self._registered = 0
+        self._given: dict[Count, int] = {}
+        self._is_paused = False
+        self._missed: dict[tuple[PeerInfo | None, str], int] = {}
+        # Without a bound for what is old, what comes goes straight to the reader's queue.
+        self._incoming: deque[Received] = (
+            cast("deque[Received]", self._queue) if overflow is StreamOverflow.DROP_OLDEST else deque()
+        )
 
-    def _matches(self, topic: bytes) -> bool:
-        """Whether a frame of this topic, NUL included, belongs to the subscription."""
-        return topic.startswith(self._prefix)
+    async def __anext__(self) -> M:
+        """Wait for the next message. Cancellation: safe; no message is lost."""
+        self._taken += 1
+        if self._taken >= TURN or self._missed or not self._queue:
+            await self._ready()
+            if self._has_note():
+                return self._take_note()
+        return self._queue.popleft()
 
-    def _append(self, message: Message) -> None:
-        """Add a message; `_settle` must follow in the same step."""
-        self._queue.append(message)
+    async def aclose(self) -> None:
+        """Close the stream; what waits in it is dropped. Idempotent. Cancellation: safe; it is closed all the same."""
+        await super().aclose()
+        self._missed.clear()
+
+    def batches(self) -> Batches[M]:
+        """All that waits at once, as lists, for ``async for``: the cheapest way to read many messages.
+
+        Cancellation: safe; no message is lost.
+        """
+        return Batches(self)
+
+    def _wants(self, raw: bytes, topic: str) -> bool:
+        """Whether a topic belongs to the subscription, whose prefix it has."""
+        if not self._prefix and raw[:1] == GROUP:
+            return False
+        return self._accepts is None or self._accepts(topic)
+
+    def _is_in_force(self, confirmed: int) -> bool:
+        return self._interest is not None and self._interest.since <= confirmed
+
+    def _lose(self, loss: MessagesLost) -> None:
+        """Messages were lost on the way; `_settle` must follow in the same step."""
+        self.lost += loss.count
+        if self._tells:
+            self._incoming.append(loss)
+
+    def _settle(self) -> int:
+        if self._incoming is self._queue:
+            excess = [self._queue.popleft() for _ in range(len(self._queue) - self._capacity)]
+        else:
+            excess = self._take_in()
+        dropped = 0
+        for item in cast("list[Received]", excess):
+            dropped += isinstance(item, Message)
+            if self._tells:
+                self._miss(item)
+        self.dropped += dropped
+        self._wake()
+        return dropped
+
+    def _take_in(self) -> list[M]:
+        """Move what came to the reader's queue as far as there is room; returns the rest."""
+        incoming = cast("deque[M]", self._incoming)
+        room = self._capacity - len(self._queue)
+        if self._is_paused and self._queue:
+            room = 0
+        taken = [incoming.popleft() for _ in range(min(room, len(incoming)))]
+        if taken:
+            # What was dropped came before these.
+            self._queue.extend(cast("list[M]", self._take_missed()))
+            self._queue.extend(taken)
+        rest = list(incoming)
+        incoming.clear()
+        self._is_paused = self._overflow is StreamOverflow.PAUSE and bool(rest or (self._is_paused and self._queue))
+        return rest
+
+    def _miss(self, item: Received) -> None:
+        count = item.count if isinstance(item, MessagesLost) else 1
+        key = item.sender, item.topic
+        self._missed[key] = self._missed.get(key, 0) + count
+
+    def _take_missed(self) -> list[MessagesLost]:
+        missed, self._missed = self._missed, {}
+        return [MessagesLost(sender, topic, count) for (sender, topic), count in missed.items()]
+
+    def _has_note(self) -> bool:
+        return bool(self._missed) and (self._incoming is self._queue or not self._queue)
+
+    def _take_note(self) -> M:
+        (sender, topic), count = next(iter(self._missed.items()))
+        del self._missed[sender, topic]
+        return cast("M", MessagesLost(sender, topic, count))
+
+    def _take_all(self) -> list[M]:
+        items = cast("list[M]", self._take_missed()) if self._has_note() else []
+        items.extend(self._queue)
+        self._queue.clear()
+        return items
 
 
-@define
-class _Outgoing:
-    """One topic that we publish."""
+class Batches(Generic[M]):
+    """Lists of what waited in a stream."""
 
-    prefix: bytes
-    sequence: int = 0
+    def __init__(self, stream: MessageStream[M]) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[M]:
+        """Wait for something, and take all that is there.
+
+        Cancellation: safe; no message is lost.
+        """
+        await self._stream._ready()
+        return self._stream._take_all()
 
 
 @define(eq=False)
-class Publications:
-    """The topics that we publish and their sequence numbers, which start at 1.
-
-    Beyond the limit the topic that was new longest ago is forgotten.
-    """
-
-    _id: PeerId
-    _session: bytes
-    _limit: int
-    _stream: int = 0
-    _topics: dict[str, _Outgoing] = field(factory=dict)
-
-    def frame(self, topic: str, payload: bytes) -> bytes:
-        """The frame of the next message of a topic.
-
-        Raises:
-            TypeError: If the topic is not text.
-            ValueError: If it is none, see `check_topic`.
-        """
-        try:
-            outgoing = self._topics.get(topic)
-        except TypeError:  # it is not even hashable; `check_topic` says what it is
-            outgoing = None
-        if outgoing is None:
-            outgoing = self._add(topic, check_topic(topic))
-        # The number counts only what was made: a payload that cannot be joined raises here.
-        frame = data_frame(outgoing.prefix, Kind.DATA, outgoing.sequence + 1, payload)
-        outgoing.sequence += 1
-        return frame
-
-    def _add(self, topic: str, raw: bytes) -> _Outgoing:
-        if len(self._topics) >= self._limit:
-            del self._topics[next(iter(self._topics))]
-            # A topic that comes back begins at 1 again, in a stream of its own.
-            self._stream = (self._stream + 1) & 0xFFFFFFFF
-        outgoing = self._topics[topic] = _Outgoing(data_prefix(raw, self._id, self._session, self._stream))
-        return outgoing
-
-
-@define
 class _Route:
     """Where the frames with one raw prefix go."""
 
     topic: str
-    sender: PeerInfo | None
-    streams: tuple[MessageStream, ...]
+    sender: PeerInfo
+    counts: Counts
+    count: Count
+    streams: tuple[MessageStream[Received], ...]
+    appends: tuple[Callable[[Received], None], ...]
+    """The same streams: what takes a message."""
 
 
 @define(eq=False)
@@ -115,37 +212,39 @@ class Subscriptions:
     """The streams of all subscriptions and the ways to them.
 
     Args:
-        sender: Says whose frames carry an id and session; ``None`` if nobody in the roster.
+        sender: Says whose frames name an id and session; ``None`` if nobody in the roster.
         control: Called with each control frame.
         dropped: Called with the reason of what goes nowhere, a detail, and how many.
+        tell: Called with each loss that concerns a stream.
     """
 
-    _sender: Callable[[bytes], PeerInfo | None]
+    _sender: Callable[[bytes], tuple[PeerInfo, Counts] | None]
     _control: Callable[[ControlFrame], None]
     _dropped: Callable[[Drop, str, int], None]
-    _streams: list[MessageStream] = field(factory=list)
-    _users: dict[bytes, int] = field(factory=dict)
+    _tell: Callable[[MessagesLost], None]
+    _streams: Prefixes[MessageStream[Received]] = field(factory=Prefixes)
     _routes: dict[bytes, _Route] = field(factory=dict)
+    _touched: dict[MessageStream[Received], None] = field(factory=dict)
+    """Streams to settle at the end of the batch."""
+    _batch: int = 0
 
-    def __iter__(self) -> Iterator[MessageStream]:
-        return iter(self._streams)
+    def __iter__(self) -> Iterator[MessageStream[Received]]:
+        return iter(self._streams.values)
 
-    def add(self, stream: MessageStream, prefix: bytes) -> bool:
-        """Register a stream; returns whether its prefix is to be subscribed now."""
-        self._streams.append(stream)
+    def add(self, stream: MessageStream[Received], interest: Interest) -> None:
+        """Register a stream."""
+        stream._interest = interest
+        stream._registered = self._batch
+        self._streams.add(interest.prefix, stream)
         self._routes.clear()
-        self._users[prefix] = self._users.get(prefix, 0) + 1
-        return self._users[prefix] == 1
 
-    def remove(self, stream: MessageStream, prefix: bytes) -> bool:
-        """Forget a stream; returns whether its prefix is to be unsubscribed now."""
-        self._streams.remove(stream)
+    def remove(self, stream: MessageStream[Received]) -> Interest:
+        """Forget a stream; returns its subscription."""
+        interest, stream._interest = stream._interest, None
+        assert interest is not None, "it was registered"
+        self._streams.remove(interest.prefix, stream)
         self._routes.clear()
-        self._users[prefix] -= 1
-        if self._users[prefix]:
-            return False
-        del self._users[prefix]
-        return True
+        return interest
 
     def forget_routes(self) -> None:
         """The roster has changed."""
@@ -153,64 +252,167 @@ class Subscriptions:
 
     def deliver(self, frames: Sequence[bytes]) -> None:
         """Hand frames to the streams that want them, and control frames to ``control``."""
-        touched: set[MessageStream] = set()
-        routes = self._routes
+        self._batch = batch = self._batch + 1
+        find, unpack = self._routes.get, NUMBER.unpack_from
+        touched, last, at = self._touched, _NO_PREFIX, 0
+        route: _Route | None = None
         for frame in frames:
-            end = frame.find(b"\0") + 1
-            prefix = frame[: end + PREFIX_SIZE]
-            # What is cut off behind the prefix has neither kind nor number; `split` says what it is.
-            route = routes.get(prefix) if len(frame) >= end + HEADER.size else None
-            if route is None:
-                route = self._find(frame, prefix)
-                if route is None:
-                    continue
-            kind = frame[end + PREFIX_SIZE]
-            if kind == Kind.DATA:
-                message = Message(route.sender, route.topic, frame[end + PREFIX_SIZE + NUMBER.size :])
-                for stream in route.streams:
-                    stream._append(message)
-                touched.update(route.streams)
-            elif kind != Kind.TAIL:  # which only says that a topic rests; it carries nothing for the reader
-                self._dropped(Drop.MALFORMED_CONTROL, f"data frame of kind {kind}", 1)
-        for stream in touched:
-            if lost := stream._settle():
-                self._dropped(Drop.STREAM_FULL, f"{lost} messages", lost)
+            if not frame.startswith(last):
+                at = frame.find(b"\0") + 1 + PREFIX_SIZE
+                last = frame[:at]
+                route = find(last)
+            if route is None or len(frame) < at + NUMBER.size:
+                # What is cut off behind the prefix has neither kind nor number; it is no frame of ours.
+                route, last = None, _NO_PREFIX
+                self._deliver_first(frame)
+                continue
+            kind, sequence = unpack(frame, at)
+            if kind:
+                self._deliver_other(route, kind, sequence)
+                continue
+            count = route.count
+            if sequence != count.last + 1:
+                self._jumped(route, sequence)
+            count.last = sequence
+            if count.batch != batch:
+                count.batch = batch
+                touched.update(dict.fromkeys(route.streams))
+            message = Message(route.sender, route.topic, frame[at + 9 :])
+            for append in route.appends:
+                append(message)
+        self._settle()
 
-    def _find(self, frame: bytes, prefix: bytes) -> _Route | None:
-        """The route of a frame that is the first of its kind; a frame that has none is dealt with here."""
+    def _settle(self) -> None:
+        touched = list(self._touched)
+        self._touched.clear()
+        for stream in touched:
+            if dropped := stream._settle():
+                self._dropped(Drop.STREAM_FULL, f"{dropped} messages", dropped)
+
+    def _deliver_first(self, frame: bytes) -> None:
+        """A control frame, a foreign one, or the first with its prefix."""
         try:
             parts = split(frame)
         except MalformedMessage as error:
             self._dropped(Drop.MALFORMED_CONTROL, error.reason, 1)
-            return None
+            return
         match parts:
             case ControlFrame():
                 self._control(parts)
             case ForeignFrame():
                 self._deliver_foreign(parts)
             case DataFrame():
-                return self._route(parts, prefix)
-        return None
+                if (route := self._find(frame, parts)) is not None:
+                    self._deliver_data(route, parts)
 
-    def _route(self, frame: DataFrame, prefix: bytes) -> _Route | None:
-        sender = self._sender(frame.sender + frame.session)
-        if sender is None:
-            self._dropped(Drop.UNKNOWN_SENDER, frame.sender.hex(), 1)
+    def _deliver_data(self, route: _Route, frame: DataFrame) -> None:
+        if frame.kind is not Kind.DATA:
+            self._deliver_other(route, frame.kind, frame.sequence)
+            return
+        if frame.sequence != route.count.last + 1:
+            self._jumped(route, frame.sequence)
+        route.count.last = frame.sequence
+        self._hand_over(route, route.streams, frame.payload)
+
+    def _hand_over(self, route: _Route, streams: Sequence[MessageStream[Received]], payload: bytes) -> None:
+        route.count.batch = self._batch
+        message = Message(route.sender, route.topic, payload)
+        for stream in streams:
+            stream._incoming.append(message)
+            self._touched[stream] = None
+
+    def _deliver_other(self, route: _Route, kind: int, sequence: int) -> None:
+        if kind != _TAIL:
+            self._dropped(Drop.MALFORMED_CONTROL, f"data frame of kind {kind}", 1)
+        elif lost := route.count.close(sequence):
+            self._tell_loss(route.sender, route.topic, lost, route.streams, route.counts.confirmed)
+
+    def _find(self, frame: bytes, parts: DataFrame) -> _Route | None:
+        prefix = frame[: len(parts.topic) + 1 + PREFIX_SIZE]
+        if (route := self._routes.get(prefix)) is not None:
+            return route
+        found = self._sender(parts.sender + parts.session)
+        if found is None:
+            self._dropped(Drop.UNKNOWN_SENDER, parts.sender.hex(), 1)
             return None
+        sender, counts = found
         if len(self._routes) >= _ROUTES:
             self._routes.clear()
-        route = _Route(_text(frame.topic), sender, self._matching(frame.topic + b"\0"))
-        self._routes[prefix] = route
+        topic, streams = self._matching(parts.topic)
+        # What nobody wants is still on its way after an unsubscription, and is not counted.
+        count = counts.count(prefix, parts.topic) if streams else Count(parts.topic, UNKNOWN)
+        appends = tuple(stream._incoming.append for stream in streams)
+        route = self._routes[prefix] = _Route(topic, sender, counts, count, streams, appends)
         return route
 
-    def _deliver_foreign(self, frame: ForeignFrame) -> None:
-        message = Message(None, _text(frame.topic), frame.payload)
-        for stream in self._matching(frame.payload):
-            if lost := stream._push([message]):
-                self._dropped(Drop.STREAM_FULL, f"{lost} messages", lost)
+    def _matching(self, raw: bytes) -> tuple[str, tuple[MessageStream[Received], ...]]:
+        """The topic as text, and the streams that want it."""
+        topic = _text(raw[1:] if raw[:1] == GROUP else raw)
+        streams = self._streams.matching(raw + b"\0")
+        return topic, tuple(stream for stream in streams if stream._wants(raw, topic))
 
-    def _matching(self, topic: bytes) -> tuple[MessageStream, ...]:
-        return tuple(stream for stream in self._streams if stream._matches(topic))
+    def _deliver_foreign(self, frame: ForeignFrame) -> None:
+        topic = _text(frame.topic)
+        message = Message(None, topic, frame.payload)
+        for stream in self._streams.matching(frame.payload):
+            if stream._wants(frame.payload, topic):
+                stream._incoming.append(message)
+                self._touched[stream] = None
+
+    # Losses
+
+    def _jumped(self, route: _Route, sequence: int) -> None:
+        """The number of a message does not follow the one before."""
+        if lost := route.count.jump(sequence):
+            self._tell_loss(route.sender, route.topic, lost, route.streams, route.counts.confirmed)
+        elif route.count.last != UNKNOWN:
+            self._dropped(Drop.STALE_NUMBER, route.topic, 1)
+
+    def lost(self, sender: PeerInfo, loss: Loss) -> None:
+        """The list of a confirmation tells of messages that did not arrive."""
+        topic, streams = self._matching(loss.topic)
+        self._tell_loss(sender, topic, loss.count, streams, loss.confirmed)
+
+    def _tell_loss(
+        self, sender: PeerInfo, topic: str, count: int, streams: Sequence[MessageStream[Received]], confirmed: int
+    ) -> None:
+        concerned = [stream for stream in streams if stream._is_in_force(confirmed)]
+        if not concerned:
+            return
+        loss = MessagesLost(sender, topic, count)
+        for stream in concerned:
+            stream._lose(loss)
+            self._touched[stream] = None
+        self._tell(loss)
+
+    # Last values
+
+    def retained(self, frame: bytes) -> None:
+        """A publisher sends the last value of a topic to whom it may concern, before it confirms a subscription.
+
+        Who was not subscribed before gets it, unless it came as a message meanwhile. To who misses
+        it, it is that message.
+        """
+        parts = split(frame)
+        assert isinstance(parts, DataFrame), "the core has looked at it"
+        route = self._find(frame, parts)
+        if route is None or not route.streams:
+            return
+        count, sequence = route.count, parts.sequence
+        if count.last != UNKNOWN and sequence > count.last:
+            self._deliver_data(route, parts)
+            return
+        waiting = [
+            stream
+            for stream in route.streams
+            if not stream._is_in_force(route.counts.confirmed)
+            and not (count.batch > stream._registered and count.received >= sequence)
+            and stream._given.get(count, 0) < sequence
+        ]
+        for stream in waiting:
+            stream._given[count] = sequence
+            stream._incoming.append(Message(route.sender, route.topic, parts.payload))
+            self._touched[stream] = None
 
 
 def _text(topic: bytes) -> str:

@@ -15,8 +15,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 from uuid import UUID, uuid4
 from weakref import WeakSet
 
@@ -27,9 +28,12 @@ from attrs import evolve
 from ._arguments import (
     advertised_endpoint,
     bind_host,
+    glob_pattern,
+    literal_prefix,
     of_type,
     payload_bytes,
     port_number,
+    positive_number,
     proxy_endpoints,
     several_texts,
     text_pairs,
@@ -41,28 +45,20 @@ from ._core.actions import Drop
 from ._core.config import PeerConfig
 from ._core.discovery import Stage
 from ._core.endpoints import TcpEndpoint, numeric, parse
-from ._core.envelope import check_topic
+from ._core.envelope import NUMBER, check_topic
 from ._core.errors import ClosedError, DiscoveryTimeout, FarewellTimeout, InvalidEndpoint
-from ._core.events import (
-    Event,
-    EventsDropped,
-    PeerGone,
-    PeerJoined,
-    PeerRecovered,
-    PeerSuspected,
-    PeerUpdated,
-)
-from ._core.model import NO_SESSION, Endpoint, PeerInfo
+from ._core.events import Event, EventsDropped
+from ._core.model import NO_SESSION, Endpoint, Message, PeerInfo, StreamOverflow
+from ._core.publications import Publication
 from ._core.wire import Announce, encode
 from ._driver import Driver
-from ._messages import MessageStream, Publications, Subscriptions
+from ._messages import M, MessageStream, Received
 from ._streams import Stream
 from ._zmq.monitor import MonitorEvent, SocketEvent, socket_events
 from ._zmq.network import ZmqNetwork, local_address_towards
 
 logger = logging.getLogger("zdisco")
 
-_PEER_EVENTS = (PeerJoined, PeerUpdated, PeerSuspected, PeerRecovered, PeerGone)
 _ELSEWHERE = "a peer is used in the thread and the event loop in which it was entered"
 _TURN = 256
 """Messages that a publisher sends before it lets others run."""
@@ -159,9 +155,9 @@ class Peer:
         self._is_closed = False
         self._thread = 0
         self._loop: object = None
-        self._sent = 0
-        self._publications = Publications(info.id, self._me.session, self._config.max_topics)
-        self._subscriptions: Subscriptions | None = None
+        self._turn = _TURN
+        """Messages that were published in this turn of the event loop; `_TURN`: the next one begins a turn."""
+        self._topics: dict[str, Publication] = {}
         self._event_streams: WeakSet[Stream[Event]] = WeakSet()
         self._monitor_streams: WeakSet[_SocketEvents] = WeakSet()
 
@@ -260,10 +256,10 @@ class Peer:
         for proxy in self._proxies:
             self._channels.append(self._network.proxy_channel(proxy))
         self._driver = driver = Driver(
-            self._me, self._config, self._data, self._channels, self._network, self._deliver, self._tell, self._observe
+            self._me, self._config, self._data, self._channels, self._network, self._tell, self._observe
         )
         self._drops = driver.drops
-        self._subscriptions = Subscriptions(driver.core.roster.sender, driver.control, driver.dropped)
+        self._topics = driver.core.roster.publications.topics
         self._background = Background(driver.run, self._shut)
         await self._background.start()
 
@@ -288,9 +284,12 @@ class Peer:
     def _shut(self) -> None:
         """Let nobody use us, or wait for us, any more."""
         self._is_closed = True
+        self._turn = _TURN
         driver, self._driver = self._driver, None
         streams: list[Stream[Any]] = [*self._event_streams, *self._monitor_streams]
-        for stream in streams + list(self._subscriptions or ()):
+        if driver is not None:
+            streams += driver.messages
+        for stream in streams:
             stream._end()
         for channel in self._channels:
             channel.close()
@@ -342,6 +341,7 @@ class Peer:
         Cancellation: safe. The farewell has been sent once; nobody waits for its echo.
         """
         driver = self._opened
+        self._turn = _TURN
         driver.feed(driver.core.leave(anyio.current_time()))
         with anyio.move_on_after(self._config.farewell_timeout):
             while driver.core.unheard_farewells and not driver.is_closed:
@@ -404,8 +404,6 @@ class Peer:
         return stream
 
     def _tell(self, event: Event) -> None:
-        if isinstance(event, _PEER_EVENTS) and self._subscriptions is not None:
-            self._subscriptions.forget_routes()
         for stream in self._event_streams:
             stream._push([event])
 
@@ -415,14 +413,17 @@ class Peer:
 
     # Messages
 
-    async def publish(self, topic: str, payload: bytes) -> None:
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Send a message to every other peer that subscribed to a prefix of ``topic``.
 
-        A peer whose queue is full (``send_hwm`` messages) does not get it; nobody else is held up.
+        A peer whose queue is full (``send_hwm`` messages) does not get it, and is told of the loss
+        with the next message that it gets, or after ``tail_delay``; nobody else is held up.
 
         Args:
             topic: Text without NUL.
             payload: Any bytes.
+            retain: Keep it as the last value of the topic: whoever subscribes later gets it before
+                what is published then. The ``max_retained`` latest such topics are kept.
 
         Raises:
             TypeError: If ``topic`` is not text or ``payload`` not bytes.
@@ -431,63 +432,198 @@ class Peer:
 
         Cancellation: safe; the message has been sent, or has not.
         """
-        raw = payload if type(payload) is bytes else payload_bytes(payload)
-        self._sent += 1
-        if self._sent >= _TURN:
-            self._sent = 0
-            await anyio.lowlevel.checkpoint()
-        driver = self._driver
-        if driver is None:
-            raise ClosedError("peer")
-        if driver.core.stage is not Stage.STARTED:
-            raise ClosedError("peer", "is leaving")
-        if self._thread != threading.get_ident():
-            raise RuntimeError(_ELSEWHERE)
-        driver.data.send(self._publications.frame(topic, raw))
+        if self._turn >= _TURN:
+            await self._next_turn()
+        self._publish(topic, payload, retain)
 
-    def subscribe(self, topic: str, *, exact: bool = False) -> Subscription:
+    def publish_nowait(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """The same for who is not in a coroutine: callbacks of the event loop, for example.
+
+        It lets nobody else run; whoever publishes much prefers `publish`.
+
+        Raises:
+            TypeError: If ``topic`` is not text or ``payload`` not bytes.
+            ValueError: If ``topic`` holds a NUL, or has more than 1024 bytes of UTF-8.
+            ClosedError: If the peer is not open, or is leaving.
+        """
+        if self._turn >= _TURN:
+            self._begin_turn()
+        self._publish(topic, payload, retain)
+
+    async def publish_many(self, topic: str, payloads: Iterable[bytes]) -> None:
+        """Publish many messages of one topic, for less than `publish` costs.
+
+        Args:
+            topic: Text without NUL.
+            payloads: Any bytes, message by message.
+
+        Raises:
+            TypeError: If ``topic`` is not text or one of the payloads not bytes; those before it have been sent.
+            ValueError: If ``topic`` holds a NUL, or has more than 1024 bytes of UTF-8.
+            ClosedError: If the peer is not open, or is leaving.
+
+        Cancellation: safe; some of the messages have been sent, the first ones, others have not.
+        """
+        left = iter(payloads)
+        while chunk := list(islice(left, _TURN)):
+            await self._next_turn()
+            self._publish_chunk(topic, chunk)
+
+    def _publish(self, topic: str, payload: bytes, retain: bool) -> None:
+        publication = self._topics.get(topic) if type(topic) is str else None
+        if publication is None or not publication.is_active:
+            publication = self._publication(topic)
+        if type(payload) is not bytes:
+            payload = payload_bytes(payload)
+        self._turn += 1
+        number = publication.sequence + 1
+        frame = publication.prefix + NUMBER.pack(0, number) + payload
+        self._send(frame)
+        publication.sequence = number
+        if retain:
+            self._opened.core.roster.publications.retain(publication, frame)
+
+    def _publish_chunk(self, topic: str, payloads: Sequence[bytes]) -> None:
+        publication = self._publication(topic)
+        send, pack, prefix = self._send, NUMBER.pack, publication.prefix
+        for payload in payloads:
+            number = publication.sequence + 1
+            send(prefix + pack(0, number) + (payload if type(payload) is bytes else payload_bytes(payload)))
+            publication.sequence = number
+
+    def _publication(self, topic: str) -> Publication:
+        """The publication of a topic, which does not rest any more."""
+        driver = self._staying
+        publications = driver.core.roster.publications
+        publication = publications.topics.get(topic) if type(topic) is str else None
+        if publication is None:
+            publication, frames = publications.add(topic)
+            for frame in frames:
+                driver.data.send(frame)
+        if not publication.is_active:
+            publications.activate(publication, anyio.current_time())
+            driver.feed([])
+        return publication
+
+    def _send(self, frame: bytes) -> None:
+        assert self._data is not None, "a turn begins only while the peer is open"
+        self._data.send(frame)
+
+    async def _next_turn(self) -> None:
+        """Begin a turn, after others have had theirs if this one was long."""
+        self._begin_turn()
+        await anyio.lowlevel.checkpoint()
+        self._begin_turn()
+
+    def _begin_turn(self) -> None:
+        self._staying  # noqa: B018  raises if nothing can be published
+        self._turn = 0
+
+    def forget_retained(self, topic: str) -> bool:
+        """Keep the last value of a topic no longer; returns whether there was one.
+
+        Raises:
+            ClosedError: If the peer is not open.
+        """
+        return self._opened.core.roster.publications.release(topic)
+
+    @overload
+    def subscribe(
+        self,
+        topic: str,
+        *,
+        exact: bool = False,
+        glob: bool = False,
+        capacity: int | None = None,
+        overflow: StreamOverflow | str = StreamOverflow.DROP_OLDEST,
+        losses: Literal[False] = False,
+    ) -> Subscription[Message]: ...
+
+    @overload
+    def subscribe(
+        self,
+        topic: str,
+        *,
+        exact: bool = False,
+        glob: bool = False,
+        capacity: int | None = None,
+        overflow: StreamOverflow | str = StreamOverflow.DROP_OLDEST,
+        losses: Literal[True],
+    ) -> Subscription[Received]: ...
+
+    def subscribe(
+        self,
+        topic: str,
+        *,
+        exact: bool = False,
+        glob: bool = False,
+        capacity: int | None = None,
+        overflow: StreamOverflow | str = StreamOverflow.DROP_OLDEST,
+        losses: bool = False,
+    ) -> Subscription[Any]:
         """Messages whose topic begins with ``topic``; the empty one is for all.
 
         Use it with ``async with``: once entered, the subscription is in force at every peer that
         relies on us, and a peer that joins later has it before it is joined. A peer that hangs
-        holds the entering up for ``suspect_timeout`` at the most. A reader that is more than
-        ``stream_capacity`` messages behind loses the oldest; ``dropped`` counts them.
+        holds the entering up for ``suspect_timeout`` at the most.
+
+        From then on each message is received or its loss is told: as `MessagesLost` among the
+        `events`, and as the numbers ``lost`` (on the way) and ``dropped`` (here, because the reader
+        was too slow) of the subscription.
 
         Args:
             topic: Text without NUL.
             exact: Only messages of just this topic.
+            glob: ``topic`` is a pattern for the whole topic: ``*`` stands for any text, dots too, ``?``
+                for one character, ``[abc]`` for one of these. What is before the first of them is
+                subscribed to, the rest is looked at here.
+            capacity: Messages that may wait for the reader; ``stream_capacity`` unless given.
+            overflow: What goes when more come.
+            losses: The stream yields a `MessagesLost` where messages are missing, too.
 
         Raises:
             TypeError: If ``topic`` is not text.
-            ValueError: If ``topic`` holds a NUL, or has more than 1024 bytes of UTF-8.
+            ValueError: If ``topic`` holds a NUL, or has more than 1024 bytes of UTF-8; if it is said to be both
+                exact and a pattern; if ``capacity`` or ``overflow`` is none.
         """
         raw = check_topic(topic)
-        return Subscription(self, raw + b"\0" if exact else raw, self._config.stream_capacity)
+        if exact and glob:
+            raise ValueError("a topic is either exact or a pattern")
+        accepts = None
+        if glob:
+            raw, accepts = check_topic(literal_prefix(topic)), glob_pattern(topic)
+        size = self._config.stream_capacity if capacity is None else positive_number("capacity", capacity)
+        policy = StreamOverflow(overflow)
+        return Subscription(self, raw + b"\0" if exact else raw, size, policy, tells=losses, accepts=accepts)
 
-    async def _subscribe(self, stream: Subscription, prefix: bytes) -> None:
+    async def _subscribe(self, stream: Subscription[Any], prefix: bytes) -> None:
         driver = self._staying
-        assert self._subscriptions is not None
-        if self._subscriptions.add(stream, prefix):
-            driver.data.subscribe(prefix)
-        await driver.in_force()
+        interest, outputs = driver.core.roster.subscribe(prefix)
+        driver.messages.add(stream, interest)
+        driver.perform(outputs)
+        await driver.in_force(interest.since)
         if driver.is_closed:
             raise ClosedError("peer")
 
-    def _unsubscribe(self, stream: Subscription, prefix: bytes) -> None:
-        assert self._subscriptions is not None
-        if self._subscriptions.remove(stream, prefix) and self._data is not None:
-            self._data.unsubscribe(prefix)
-
-    def _deliver(self, frames: Sequence[bytes]) -> None:
-        assert self._subscriptions is not None
-        self._subscriptions.deliver(frames)
+    def _unsubscribe(self, stream: Subscription[Any]) -> None:
+        if (driver := self._driver) is not None:
+            driver.perform(driver.core.roster.unsubscribe(driver.messages.remove(stream)))
 
 
-class Subscription(MessageStream):
+class Subscription(MessageStream[M]):
     """The messages of one subscription: ``async with`` makes it, ``async for`` reads it."""
 
-    def __init__(self, peer: Peer, prefix: bytes, capacity: int) -> None:
-        super().__init__(prefix, capacity)
+    def __init__(
+        self,
+        peer: Peer,
+        prefix: bytes,
+        capacity: int,
+        overflow: StreamOverflow,
+        *,
+        tells: bool,
+        accepts: Callable[[str], bool] | None,
+    ) -> None:
+        super().__init__(prefix, capacity, overflow, tells=tells, accepts=accepts)
         self._peer = peer
         self._was_entered = False
         self._is_registered = False
@@ -526,7 +662,7 @@ class Subscription(MessageStream):
     def _unregister(self) -> None:
         if self._is_registered:
             self._is_registered = False
-            self._peer._unsubscribe(self, self._prefix)
+            self._peer._unsubscribe(self)
         self._end()
 
 

@@ -46,20 +46,31 @@ class Stream(Generic[T]):
         Cancellation: safe; no item is lost.
         """
         self._taken += 1
+        if self._taken >= TURN or not self._queue:
+            await self._ready()
+        return self._take_note() if self._has_note() else self._queue.popleft()
+
+    async def _ready(self) -> None:
+        """Wait until there is something to take, and let others run now and then. Cancellation: safe."""
         if self._taken >= TURN:
             self._taken = 0
             await anyio.lowlevel.checkpoint()
-        while not self._queue:
+        while not self._queue and not self._has_note():
             if self._is_closed:
                 raise self._no_more()
             self._taken = 0
             if self._arrived is None:
                 self._arrived = anyio.Event()
             await self._arrived.wait()
-        if self._note is not None and self._noted < self.dropped:
-            count, self._noted = self.dropped - self._noted, self.dropped
-            return self._note(count)
-        return self._queue.popleft()
+
+    def _has_note(self) -> bool:
+        """Whether the reader is to be told of what was dropped before it gets the next item."""
+        return self._note is not None and self._noted < self.dropped
+
+    def _take_note(self) -> T:
+        assert self._note is not None
+        count, self._noted = self.dropped - self._noted, self.dropped
+        return self._note(count)
 
     def _no_more(self) -> Exception:
         """What a reader gets from a closed stream in which nothing waits."""
@@ -80,6 +91,7 @@ class Stream(Generic[T]):
         """
         self._end()
         self._queue.clear()
+        self._noted = self.dropped
 
     def _push(self, items: Iterable[T]) -> int:
         """Add items; returns how many of the oldest had to go."""
@@ -95,14 +107,15 @@ class Stream(Generic[T]):
             self._queue.popleft()
         if excess > 0:
             self.dropped += excess
+        self._wake()
+        return max(excess, 0)
+
+    def _wake(self) -> None:
         if self._arrived is not None:
             self._arrived.set()
             self._arrived = None
-        return max(excess, 0)
 
     def _end(self) -> None:
         """Let the reader take what waits, then end."""
         self._is_closed = True
-        if self._arrived is not None:
-            self._arrived.set()
-            self._arrived = None
+        self._wake()

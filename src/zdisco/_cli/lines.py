@@ -21,6 +21,7 @@ from .. import (
     Event,
     EventsDropped,
     Message,
+    MessagesLost,
     PeerGone,
     PeerInfo,
     PeerJoined,
@@ -98,6 +99,8 @@ def event_text(event: Event) -> str:
             return f"Recovered {title(peer)}"
         case PeerGone(peer, cause):
             return f"Gone {title(peer)} cause {cause.name}"
+        case MessagesLost(sender, topic, count):
+            return f"Lost {count} messages of topic {shown(topic)} from {_name(sender)}"
         case ProxyFound(endpoint):
             return f"Found proxy {endpoint}"
         case ProxyLost(endpoint):
@@ -106,12 +109,14 @@ def event_text(event: Event) -> str:
             return f"Missed {count} events"
 
 
+def _name(sender: PeerInfo | None) -> str:
+    return "a classic peer" if sender is None else shown(sender.name) or str(sender.id)
+
+
 def message_text(message: Message) -> str:
     """One line for a message; its payload is shown as UTF-8."""
-    sender = message.sender
-    name = "a classic peer" if sender is None else shown(sender.name) or str(sender.id)
     text = message.payload.decode(errors="backslashreplace")
-    return f"Message {shown(message.topic)} from {name}: {shown(text)}"
+    return f"Message {shown(message.topic)} from {_name(message.sender)}: {shown(text)}"
 
 
 class LineHandler(logging.Handler):

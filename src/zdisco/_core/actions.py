@@ -10,8 +10,9 @@ from typing import TypeAlias
 
 from attrs import frozen
 
+from .counts import Loss
 from .events import Event
-from .model import Endpoint
+from .model import Endpoint, PeerInfo
 
 
 @frozen
@@ -32,7 +33,7 @@ class FollowWelcome:
 
 @frozen
 class SendData:
-    """Publish a control frame on the data channel; dropped where nobody subscribed to it."""
+    """Publish a frame on the data channel that must not wait; dropped where nobody subscribed to it."""
 
     frame: bytes
 
@@ -95,6 +96,21 @@ class ResolveEndpoint:
     endpoint: Endpoint
 
 
+@frozen
+class TellLoss:
+    """Tell the subscriptions that miss something."""
+
+    sender: PeerInfo
+    loss: Loss
+
+
+@frozen
+class DeliverRetained:
+    """Hand on the last value of a topic, which stands in a data frame of a peer in the roster."""
+
+    frame: bytes
+
+
 class Drop(Enum):
     """Why something that came from the network was dropped."""
 
@@ -115,6 +131,7 @@ class Drop(Enum):
     TABLE_FULL = "no room in a table"
     UNKNOWN_SENDER = "frame of a peer that is not in the roster"
     OTHER_INBOX = "frame for the inbox of another peer"
+    STALE_NUMBER = "message whose number does not grow"
     STREAM_FULL = "message for a stream whose reader is too slow"
     SEND_QUEUE_FULL = "discovery message for a proxy whose queue is full"
 
@@ -139,6 +156,8 @@ Action: TypeAlias = (
     | SubscribeTopic
     | UnsubscribeTopic
     | ResolveEndpoint
+    | TellLoss
+    | DeliverRetained
     | Dropped
 )
 Output: TypeAlias = Action | Event

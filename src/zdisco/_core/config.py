@@ -157,7 +157,13 @@ class PeerConfig:
     """Publish endpoints of one proxy that are tried in turn."""
     max_lookups: int = field(default=64, validator=_is_count)
     """Announces that wait until the name of their host is looked up."""
+    tail_delay: float = field(default=0.1, validator=_is_seconds)
+    """A topic that has rested this long is closed: its latest number is told again, then after twice as long ..."""
+    tail_interval: float = field(default=30.0, validator=_is_seconds)
+    """... up to this."""
     max_topics: int = field(default=65_536, validator=_is_count)
-    """Topics whose sequence numbers a publisher keeps."""
+    """Topics whose sequence numbers a publisher keeps, and topics of one peer whose numbers a subscriber keeps."""
+    max_retained: int = field(default=1_024, validator=_is_count)
+    """Topics whose last value a publisher keeps for later subscribers."""
     max_probes: int = field(default=64, validator=_is_count)
     """Probes that run at the same time."""

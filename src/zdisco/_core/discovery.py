@@ -32,6 +32,8 @@ from .envelope import (
     Kind,
     LinkBody,
     Marker,
+    NumbersBody,
+    RetainedBody,
     control_frame,
     inbox,
     parse_subscription,
@@ -367,7 +369,9 @@ class Discovery:
         self.roster.close()
         for alarm in (Alarm.BEACON, Alarm.ANSWER, Alarm.REFUTE):
             self._timers.cancel((alarm, EVERYBODY))
-        outputs: list[Output] = [self._direct_farewell(ALL)]
+        # What is lost of our last messages shows before we are gone.
+        outputs: list[Output] = [SendData(tail) for tail in self.roster.publications.close()]
+        outputs.append(self._direct_farewell(ALL))
         for relay in self._relays.values():
             self._timers.cancel((Alarm.ANNOUNCE, relay.proxy))
             relay.retry = self.config.announce_retry_min
@@ -414,6 +418,10 @@ class Discovery:
             match frame.kind:
                 case Kind.LINK:
                     return self._link_message(key, LinkBody.decode(frame.body), now)
+                case Kind.NUMBERS:
+                    return self.roster.numbers_heard(key, NumbersBody.decode(frame.body))
+                case Kind.RETAINED:
+                    return self.roster.retained_heard(key, RetainedBody.decode(frame.body))
                 case Kind.CONFIRM:
                     return self.roster.confirm_heard(key, ConfirmBody.decode(frame.body), now)
                 case Kind.FAREWELL:

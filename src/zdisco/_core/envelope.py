@@ -27,6 +27,7 @@ Rule 4: a body may be longer than we know; a later version put something there.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from struct import Struct
 from typing import TypeAlias
@@ -46,6 +47,8 @@ PREFIX_SIZE = 26
 NUMBER = Struct(">BQ")
 """The rest of the header: kind, sequence number."""
 
+GROUP = b"\xfd"
+"""What the topic of a group begins with, before the name; such frames are data frames."""
 ALL = b"\xfe"
 """The control topic that every peer subscribes to."""
 TOPIC_LIMIT = 1024
@@ -55,6 +58,11 @@ which it takes down by recursion: 200,000 levels end the process."""
 _INBOX = b"\xff"
 _INBOX_SIZE = 17
 _MARKER = Struct(">c16s4sI")
+_LENGTH = Struct(">H")
+MARKER_LIMIT = 256
+"""Bytes that the names of prefixes may take in a marker, since every publisher keeps the topic."""
+NUMBERS_LIMIT = 32_768
+"""Bytes of the entries in one `Kind.NUMBERS` frame, about."""
 
 
 class Kind(IntEnum):
@@ -70,6 +78,10 @@ class Kind(IntEnum):
     """"Your marker is in force here", to an inbox."""
     FAREWELL = 4
     """"I am leaving", to all."""
+    NUMBERS = 5
+    """A piece of what belongs to a confirmation: the numbers of topics, to an inbox."""
+    RETAINED = 6
+    """Another such piece: the last value of a topic, to an inbox."""
 
 
 _KINDS = tuple(Kind)
@@ -141,6 +153,11 @@ def check_topic(topic: str) -> bytes:
     return raw
 
 
+def group_topic(group: str) -> bytes:
+    """The topic of a group, which no subscription to ordinary topics but the one to all covers."""
+    return GROUP + group.encode()
+
+
 def data_prefix(topic: bytes, sender: PeerId, session: bytes, stream: int) -> bytes:
     """What all data frames of one stream begin with; made once, see `data_frame`."""
     return topic + b"\0" + HEADER.pack(MAGIC, sender.bytes, session, stream, 0, 0)[:PREFIX_SIZE]
@@ -198,6 +215,17 @@ class Inbox:
     id: PeerId
 
 
+class Scope(IntEnum):
+    """What the prefixes that a marker names are to its sender."""
+
+    COMPLETE = 0
+    """All that it is subscribed to."""
+    NEW = 1
+    """What it has subscribed to since the marker before."""
+    UNNAMED = 2
+    """There are too many to name."""
+
+
 @frozen
 class Marker:
     """Somebody subscribed to a marker: all that it subscribed before is in force here."""
@@ -205,6 +233,8 @@ class Marker:
     id: PeerId
     session: bytes
     counter: int
+    scope: Scope = Scope.COMPLETE
+    prefixes: tuple[bytes, ...] = ()
 
 
 def inbox(id: PeerId) -> bytes:
@@ -212,13 +242,19 @@ def inbox(id: PeerId) -> bytes:
     return _INBOX + id.bytes
 
 
-def marker(id: PeerId, session: bytes, counter: int) -> bytes:
-    """The topic that a peer subscribes to last, 25 bytes.
+def marker(id: PeerId, session: bytes, counter: int, scope: Scope = Scope.COMPLETE, *prefixes: bytes) -> bytes:
+    """The topic that a peer subscribes to last.
+
+    25 bytes that name it; then, unless the peer is subscribed to nothing, the scope (1 byte) and
+    the prefixes that it names, each behind its length (2 bytes).
 
     The session is part of it, or a restarted process with the same id would seem to have
     subscribed already: the markers of its predecessor may still be there.
     """
-    return _MARKER.pack(_INBOX, id.bytes, session, counter)
+    name = _MARKER.pack(_INBOX, id.bytes, session, counter)
+    if scope is Scope.COMPLETE and not prefixes:
+        return name
+    return name + bytes([scope]) + b"".join(_LENGTH.pack(len(prefix)) + prefix for prefix in prefixes)
 
 
 def parse_subscription(topic: bytes) -> Inbox | Marker | None:
@@ -231,14 +267,35 @@ def parse_subscription(topic: bytes) -> Inbox | Marker | None:
         return None
     if len(topic) == _INBOX_SIZE:
         return Inbox(UUID(bytes=topic[1:]))
-    if len(topic) == _MARKER.size:
-        _, peer_id, session, counter = _MARKER.unpack(topic)
-        return Marker(UUID(bytes=peer_id), session, counter)
-    raise MalformedMessage("neither an inbox nor a marker", len(topic))
+    if len(topic) < _MARKER.size:
+        raise MalformedMessage("neither an inbox nor a marker", len(topic))
+    _, peer_id, session, counter = _MARKER.unpack_from(topic)
+    scope, prefixes = _parse_scope(topic[_MARKER.size :])
+    return Marker(UUID(bytes=peer_id), session, counter, scope, prefixes)
+
+
+def _parse_scope(named: bytes) -> tuple[Scope, tuple[bytes, ...]]:
+    if not named:
+        return Scope.COMPLETE, ()
+    prefixes: list[bytes] = []
+    at = 1
+    while at < len(named):
+        start = at + _LENGTH.size
+        size = int.from_bytes(named[at:start])
+        at = start + size
+        if at > len(named):
+            raise MalformedMessage("a prefix in a marker is cut off", len(named))
+        prefixes.append(named[start:at])
+    try:
+        return Scope(named[0]), tuple(prefixes)
+    except ValueError:
+        raise MalformedMessage(f"marker of scope {named[0]}", len(named)) from None
 
 
 _LINK = Struct(">BIHH")
-_CONFIRM = Struct(">I")
+_CONFIRM = Struct(">IIII")
+_PIECE = Struct(">I")
+_ENTRY = Struct(">IQ")
 _FAREWELL = Struct(">Q")
 _ANSWER_ME = 0x01
 _STRANGER = 0x02
@@ -278,19 +335,112 @@ class LinkBody:
 
 @frozen
 class ConfirmBody:
-    """What a `Kind.CONFIRM` frame says: the marker (4 bytes) that its sender has seen."""
+    """What a `Kind.CONFIRM` frame says.
+
+    Encoded as marker (4 bytes), base (4), serial (4) and pieces (4).
+    """
 
     marker: int
+    """The counter of the marker that its sender has seen."""
+    base: int = 0
+    """The pieces cover what was subscribed since the marker with this counter; 0: everything."""
+    serial: int = 0
+    """Tells this confirmation from all others of its sender."""
+    pieces: int = 0
+    """How many `Kind.NUMBERS` and `Kind.RETAINED` frames of this serial came before."""
 
     def encode(self) -> bytes:
         """The body of the frame."""
-        return _CONFIRM.pack(self.marker)
+        return _CONFIRM.pack(self.marker, self.base, self.serial, self.pieces)
 
     @classmethod
     def decode(cls, body: bytes) -> ConfirmBody:
         """Read the body of a frame; raises `MalformedMessage`."""
         _check_size(body, _CONFIRM)
         return cls(*_CONFIRM.unpack_from(body))
+
+
+@frozen
+class TopicNumber:
+    """The number of the latest message of a topic: 0 if there was none."""
+
+    topic: bytes
+    """Without the NUL."""
+    stream: int
+    sequence: int
+
+
+@frozen
+class NumbersBody:
+    """What a `Kind.NUMBERS` frame says: the numbers of topics when their sender saw a marker.
+
+    Encoded as serial (4 bytes), then for each topic its length (2), the topic, stream number (4)
+    and sequence number (8).
+    """
+
+    serial: int
+    """That of the confirmation which follows."""
+    numbers: tuple[TopicNumber, ...]
+
+    @classmethod
+    def split(cls, serial: int, numbers: Iterable[TopicNumber]) -> Iterator[NumbersBody]:
+        """As many bodies as it takes."""
+        piece: list[TopicNumber] = []
+        size = 0
+        for number in numbers:
+            piece.append(number)
+            size += _LENGTH.size + len(number.topic) + _ENTRY.size
+            if size >= NUMBERS_LIMIT:
+                yield cls(serial, tuple(piece))
+                piece, size = [], 0
+        if piece:
+            yield cls(serial, tuple(piece))
+
+    def encode(self) -> bytes:
+        """The body of the frame."""
+        return _PIECE.pack(self.serial) + b"".join(
+            _LENGTH.pack(len(number.topic)) + number.topic + _ENTRY.pack(number.stream, number.sequence)
+            for number in self.numbers
+        )
+
+    @classmethod
+    def decode(cls, body: bytes) -> NumbersBody:
+        """Read the body of a frame; raises `MalformedMessage`."""
+        _check_size(body, _PIECE)
+        (serial,) = _PIECE.unpack_from(body)
+        numbers: list[TopicNumber] = []
+        at = _PIECE.size
+        while at < len(body):
+            start = at + _LENGTH.size
+            end = start + int.from_bytes(body[at:start])
+            at = end + _ENTRY.size
+            if at > len(body):
+                raise MalformedMessage("the number of a topic is cut off", len(body))
+            numbers.append(TopicNumber(body[start:end], *_ENTRY.unpack_from(body, end)))
+        return cls(serial, tuple(numbers))
+
+
+@frozen
+class RetainedBody:
+    """What a `Kind.RETAINED` frame says.
+
+    Encoded as serial (4 bytes) and the data frame as it was published.
+    """
+
+    serial: int
+    """That of the confirmation which follows."""
+    frame: bytes
+
+    def encode(self) -> bytes:
+        """The body of the frame."""
+        return _PIECE.pack(self.serial) + self.frame
+
+    @classmethod
+    def decode(cls, body: bytes) -> RetainedBody:
+        """Read the body of a frame; raises `MalformedMessage`."""
+        _check_size(body, _PIECE)
+        (serial,) = _PIECE.unpack_from(body)
+        return cls(serial, body[_PIECE.size :])
 
 
 @frozen

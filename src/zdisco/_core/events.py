@@ -54,6 +54,20 @@ class PeerGone:
 
 
 @frozen
+class MessagesLost:
+    """Messages that a peer published did not arrive, and will not.
+
+    Counted from the moment when our subscription was in force at that peer. A loss at the end of a
+    burst shows after ``tail_delay``.
+    """
+
+    sender: PeerInfo | None
+    """``None`` for a classic peer: it numbers nothing, so only what a slow reader drops is known."""
+    topic: str
+    count: int
+
+
+@frozen
 class ProxyFound:
     """A proxy relays us: our own announce came back through it."""
 
@@ -75,4 +89,4 @@ class EventsDropped:
 
 
 PeerEvent: TypeAlias = PeerJoined | PeerUpdated | PeerSuspected | PeerRecovered | PeerGone
-Event: TypeAlias = PeerEvent | ProxyFound | ProxyLost | EventsDropped
+Event: TypeAlias = PeerEvent | MessagesLost | ProxyFound | ProxyLost | EventsDropped

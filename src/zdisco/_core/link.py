@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from attrs import define
 
+from .counts import Counts
 from .envelope import LinkBody
 from .events import PeerEvent, PeerGone, PeerJoined, PeerRecovered, PeerSuspected
 from .model import Cause, Endpoint, LinkState, PeerId, PeerInfo
@@ -91,6 +92,8 @@ class Link:
     """Where `dataSub` is connected for it: the numeric spelling of the announced endpoint."""
     down_since: float | None
     """Since when our connection to it is down; ``None`` while it is up."""
+    counts: Counts
+    """What we have of its topics, and the newest of our markers that it has confirmed."""
     state: LinkState = LinkState.ANNOUNCED
     verdict: Signal | None = None
     """Why it is given up, while what it had sent is still being read."""
@@ -107,8 +110,6 @@ class Link:
     """Its last link message on the present connection."""
     told: int | None = None
     """Our marker in the last link message that we sent on the present connection."""
-    confirmed: int = 0
-    """The newest of our markers that it has confirmed."""
     seen: int = 0
     """The newest of its markers that was in force at our `dataPub`."""
     stale: int = 0
@@ -136,6 +137,11 @@ class Link:
     def is_given_up(self) -> bool:
         """Whether it is only kept until what it had sent was read."""
         return self.verdict is not None
+
+    @property
+    def confirmed(self) -> int:
+        """The newest of our markers that it has confirmed."""
+        return self.counts.confirmed
 
     @property
     def sender(self) -> bytes:

@@ -100,6 +100,17 @@ class ReconnectStop(IntFlag):
     """Stop when what listens there does not speak ZMTP with us."""
 
 
+class StreamOverflow(Enum):
+    """What a subscription does whose reader is too slow, when ``capacity`` messages wait."""
+
+    DROP_OLDEST = "drop-oldest"
+    """The oldest go: the reader gets what is newest."""
+    DROP_NEWEST = "drop-newest"
+    """What comes while there is no room goes: the reader gets what came first."""
+    PAUSE = "pause"
+    """Nothing is taken until the reader has read all that waits: long runs, with one gap between them."""
+
+
 class Probe(Enum):
     """What a plain TCP connection attempt to a peer's endpoint told."""
 

@@ -27,6 +27,7 @@ from attrs import define, evolve, field
 
 from .actions import (
     ConnectPeer,
+    DeliverRetained,
     DisconnectPeer,
     DrainPeer,
     Drop,
@@ -36,15 +37,32 @@ from .actions import (
     RevivePeer,
     SendData,
     SubscribeTopic,
+    TellLoss,
     UnsubscribeTopic,
 )
 from .config import PeerConfig
-from .envelope import ALL, ConfirmBody, FarewellBody, Inbox, Kind, LinkBody, Marker, control_frame, inbox
-from .envelope import marker as marker_topic
+from .counts import Counts
+from .envelope import (
+    ALL,
+    ConfirmBody,
+    DataFrame,
+    FarewellBody,
+    Inbox,
+    Kind,
+    LinkBody,
+    Marker,
+    NumbersBody,
+    RetainedBody,
+    control_frame,
+    inbox,
+    split,
+)
 from .events import PeerUpdated
+from .interests import Interest, Interests
 from .link import FINAL, Link, LinkKey, Signal
 from .links import Links
 from .model import Endpoint, LinkState, PeerId, PeerInfo, Probe, ReconnectStop
+from .publications import Publications
 from .timers import Timers
 from .wire import Announce, Farewell
 
@@ -76,13 +94,13 @@ _V = TypeVar("_V")
 
 @define
 class Roster:
-    """The links to all peers, and our own subscriptions as the others see them."""
+    """The links to all peers, and what we publish and subscribe over them."""
 
     me: PeerId
     session: bytes
     config: PeerConfig
-    marker: int = 1
-    """The counter of our newest marker; it grows with each subscription."""
+    interests: Interests = field(init=False)
+    publications: Publications = field(init=False)
     _open: bool = False
     _is_leaving: bool = False
     is_unheard_of: bool = False
@@ -99,6 +117,10 @@ class Roster:
     _retries: dict[LinkKey, tuple[Announce, Endpoint]] = field(factory=dict)
     _timers: Timers[Deadline] = field(factory=Timers)
 
+    def __attrs_post_init__(self) -> None:
+        self.interests = Interests(self.me, self.session)
+        self.publications = Publications(self.me, self.session, self.config)
+
     # What can be asked
 
     @property
@@ -112,15 +134,21 @@ class Roster:
 
     @property
     def deadline(self) -> float | None:
-        return self._timers.next
+        mine, tails = self._timers.next, self.publications.deadline
+        return mine if tails is None or (mine is not None and mine < tails) else tails
+
+    @property
+    def marker(self) -> int:
+        """The counter of our newest marker; it grows with each subscription."""
+        return self.interests.marker
 
     def __len__(self) -> int:
         return len(self._links)
 
-    def sender(self, id_and_session: bytes) -> PeerInfo | None:
-        """Whose frames begin with this id and session; ``None`` if nobody in the roster."""
+    def sender(self, id_and_session: bytes) -> tuple[PeerInfo, Counts] | None:
+        """Whose frames name this id and session, and what we have of them; ``None`` if nobody in the roster."""
         link = self._links.get((PeerId(bytes=id_and_session[:16]), id_and_session[16:]))
-        return None if link is None else link.peer
+        return None if link is None else (link.peer, link.counts)
 
     def connected_endpoint(self, announce: Announce) -> Endpoint | None:
         """The numeric spelling under which we are connected to where this announce points; ``None`` if we are not."""
@@ -145,17 +173,24 @@ class Roster:
 
     def subscriptions(self) -> list[Output]:
         """What `dataSub` subscribes to before it connects anywhere."""
-        return [SubscribeTopic(ALL), SubscribeTopic(inbox(self.me)), SubscribeTopic(self._my_marker)]
+        return [SubscribeTopic(ALL), SubscribeTopic(inbox(self.me)), SubscribeTopic(self.interests.topic)]
+
+    def subscribe(self, prefix: bytes) -> tuple[Interest, list[Output]]:
+        """Subscribe to ordinary topics; a marker must follow."""
+        if gone := self.interests.take_gone():
+            for link in self._links:
+                link.counts.forget(gone)
+        interest, is_new = self.interests.add(prefix)
+        return interest, [SubscribeTopic(prefix)] if is_new else []
+
+    def unsubscribe(self, interest: Interest) -> list[Output]:
+        """Take a subscription back."""
+        return [UnsubscribeTopic(interest.prefix)] if self.interests.remove(interest) else []
 
     def next_marker(self) -> list[Output]:
         """Put a marker behind what was just subscribed: who sees it has all that came before."""
-        was = self._my_marker
-        self.marker += 1
-        return [SubscribeTopic(self._my_marker), UnsubscribeTopic(was)]
-
-    @property
-    def _my_marker(self) -> bytes:
-        return marker_topic(self.me, self.session, self.marker)
+        topic, was = self.interests.next_marker()
+        return [SubscribeTopic(topic), UnsubscribeTopic(was)]
 
     def open(self, now: float) -> list[Output]:
         """Let link messages out. Until then nobody can hold us for joined."""
@@ -221,7 +256,8 @@ class Roster:
     def _create(self, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
         key = announce.info.id, announce.session
         epoch = max(self._epochs.pop(key, 0), self._epochs.pop(endpoint, 0))
-        link = Link(announce, endpoint, now, epoch=epoch, seen=self._markers.pop(key, 0))
+        counts = Counts(*key, self.interests, self.config.max_topics)
+        link = Link(announce, endpoint, now, counts, epoch=epoch, seen=self._markers.pop(key, 0))
         self._retries.pop(key, None)
         self._timers.cancel((Alarm.RETRY, key))
         self._timers.arm((Alarm.EXPIRE, key), now + self.config.announced_timeout)
@@ -442,8 +478,25 @@ class Roster:
         link = self._links.get(key)
         if link is None:
             return []
-        link.confirmed = max(link.confirmed, body.marker)
-        return self._evaluate(link, now)
+        losses = link.counts.confirm(body)
+        return [*(TellLoss(link.peer, loss) for loss in losses), *self._evaluate(link, now)]
+
+    def numbers_heard(self, key: LinkKey, body: NumbersBody) -> list[Output]:
+        """A piece of a confirmation came."""
+        if (link := self._links.get(key)) is not None:
+            link.counts.numbers(body)
+        return []
+
+    def retained_heard(self, key: LinkKey, body: RetainedBody) -> list[Output]:
+        """Another piece of it came: the last value of a topic."""
+        link = self._links.get(key)
+        if link is None:
+            return []
+        link.counts.retained(body)
+        frame = split(body.frame)
+        if not isinstance(frame, DataFrame) or frame.sender + frame.session != link.sender:
+            return [Dropped(Drop.MALFORMED_CONTROL, "what is retained is not its sender's")]
+        return [DeliverRetained(body.frame)]
 
     def subscribed(self, topic: Inbox | Marker, now: float) -> list[Output]:
         """A control subscription of a peer is in force at our `dataPub`."""
@@ -463,9 +516,12 @@ class Roster:
 
     def _marker_seen(self, seen: Marker, now: float) -> list[Output]:
         key = seen.id, seen.session
-        body = ConfirmBody(seen.counter).encode()
-        outputs: list[Output] = [SendData(self._control(seen.id, Kind.CONFIRM, body))]
-        if (link := self._links.get(key)) is None:
+        link = self._links.get(key)
+        before = self._markers.get(key, 0) if link is None else link.seen
+        outputs: list[Output] = [
+            SendData(self._control(seen.id, kind, body)) for kind, body in self.publications.confirmation(seen, before)
+        ]
+        if link is None:
             self._remember_marker(key, seen.counter)
             return outputs
         link.seen = max(link.seen, seen.counter)
@@ -656,7 +712,7 @@ class Roster:
             if is_late and key in self._links and self._timers.put_off((alarm, key), now + self.config.suspect_after):
                 continue
             outputs += self._due(alarm, key, now)
-        return outputs
+        return outputs + [SendData(frame) for frame in self.publications.tick(now)]
 
     def _due(self, alarm: Alarm, key: LinkKey, now: float) -> list[Output]:
         if alarm is Alarm.RETRY:
