@@ -22,6 +22,10 @@ from zdisco._core.envelope import (
     Kind,
     LinkBody,
     Marker,
+    NumbersBody,
+    RetainedBody,
+    Scope,
+    TopicNumber,
     check_topic,
     control_frame,
     data_frame,
@@ -74,7 +78,10 @@ def test_control_topics_are_golden() -> None:
 def test_bodies_are_golden() -> None:
     assert LinkBody(258, 3, 4, answer_me=True).encode().hex() == "010000010200030004"
     assert LinkBody(0, 65535, 0, stranger=True).encode().hex() == "0200000000ffff0000"
-    assert ConfirmBody(258).encode().hex() == "00000102"
+    assert ConfirmBody(258, 257, 5, 2).encode().hex() == "00000102000001010000000500000002"
+    numbers = NumbersBody(5, (TopicNumber(b"eur", 1, 258),))
+    assert numbers.encode().hex() == "000000050003657572000000010000000000000102"
+    assert RetainedBody(5, b"frame").encode() == b"\0\0\0\x05frame"
     assert FarewellBody(258).encode().hex() == "0000000000000102"
 
 
@@ -123,6 +130,21 @@ def test_parse_subscription_undoes_inbox_and_marker(id: UUID, session: bytes, co
     assert parse_subscription(marker(id, session, counter)) == Marker(id, session, counter)
 
 
+@given(ids, sessions, u32, st.sampled_from(Scope), st.lists(st.binary(max_size=9), max_size=5))
+def test_a_marker_names_prefixes(id: UUID, session: bytes, counter: int, scope: Scope, prefixes: list[bytes]) -> None:
+    topic = marker(id, session, counter, scope, *prefixes)
+    assert parse_subscription(topic) == Marker(id, session, counter, scope, tuple(prefixes))
+    if prefixes and prefixes[-1]:
+        with pytest.raises(MalformedMessage, match="cut off"):
+            parse_subscription(topic[:-1])
+
+
+@pytest.mark.parametrize("scope", [3, 255])
+def test_a_marker_of_an_unknown_scope_is_malformed(scope: int) -> None:
+    with pytest.raises(MalformedMessage, match=f"scope {scope}"):
+        parse_subscription(marker(ID, SESSION, 1) + bytes([scope]))
+
+
 @given(ids, sessions, u32, topics)
 def test_the_marker_comes_after_all_other_subscriptions(id: UUID, session: bytes, counter: int, topic: str) -> None:
     # A SUB replays them in byte order: that the last one is in force must say so of all.
@@ -135,7 +157,7 @@ def test_other_subscriptions_say_nothing_about_a_peer(topic: bytes) -> None:
     assert parse_subscription(topic) is None
 
 
-@pytest.mark.parametrize("size", sorted({*range(30)} - {16, 24}))
+@pytest.mark.parametrize("size", sorted({*range(30)} - {16, 24, 25, 27, 29}))
 def test_a_subscription_that_is_nearly_an_inbox_is_malformed(size: int) -> None:
     with pytest.raises(MalformedMessage):
         parse_subscription(b"\xff" + bytes(size))
@@ -188,7 +210,7 @@ def test_a_frame_without_our_whole_header_is_foreign(frame: bytes, topic: bytes)
     assert split(frame) == ForeignFrame(topic, frame)
 
 
-@pytest.mark.parametrize("kind", [Kind.LINK, Kind.CONFIRM, Kind.FAREWELL, 5, 255])
+@pytest.mark.parametrize("kind", [*(kind for kind in Kind if kind > Kind.TAIL), 255])
 def test_a_data_frame_of_another_kind_is_malformed(kind: Any) -> None:
     with pytest.raises(MalformedMessage, match=f"kind {int(kind)}"):
         split(data_frame(data_prefix(b"eur", ID, SESSION, 5), kind, 1, b""))
@@ -204,7 +226,7 @@ def test_a_control_frame_that_is_not_whole_is_malformed(topic: bytes) -> None:
         with pytest.raises(MalformedMessage, match="without our header"):
             split(topic + wrong + frame[len(topic) + 2 :])
     kind_at = len(topic) + envelope.PREFIX_SIZE
-    for kind in (5, 255):
+    for kind in (200, 255):
         with pytest.raises(MalformedMessage, match=f"kind {kind}"):
             split(frame[:kind_at] + bytes([kind]) + frame[kind_at + 1 :])
 
@@ -301,3 +323,29 @@ def test_a_damaged_frame_is_a_frame_or_malformed(data: st.DataObject) -> None:
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     is_frame_or_malformed(bytes(frame))
     is_frame_or_malformed(bytes(frame[: data.draw(st.integers(0, len(frame)))]))
+
+
+numbers = st.builds(TopicNumber, st.binary(max_size=30), u32, u64)
+
+
+@given(u32, st.lists(numbers, max_size=10), st.integers(1, 200))
+def test_numbers_are_split_into_bodies_and_read_again(serial: int, wanted: list[TopicNumber], limit: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envelope, "NUMBERS_LIMIT", limit)
+        bodies = [NumbersBody.decode(body.encode()) for body in NumbersBody.split(serial, wanted)]
+    assert [number for body in bodies for number in body.numbers] == wanted
+    assert all(body.serial == serial and body.numbers for body in bodies)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_numbers_or_malformed(body: bytes) -> None:
+    try:
+        decoded = NumbersBody.decode(body)
+    except MalformedMessage:
+        return
+    assert decoded.encode() == body
+
+
+@given(u32, st.binary(max_size=60))
+def test_a_retained_frame_is_read_again(serial: int, frame: bytes) -> None:
+    assert RetainedBody.decode(RetainedBody(serial, frame).encode()) == RetainedBody(serial, frame)

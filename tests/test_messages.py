@@ -122,9 +122,7 @@ def test_a_kind_that_we_do_not_know_is_counted_whether_or_not_its_stream_is_know
 def test_frames_of_others_between_those_of_one_topic_change_nothing() -> None:
     reader, stream = joined()
     strange = data_frame(data_prefix(b"t", UUID(int=8), SESSION, 0), Kind.DATA, 1, b"1")
-    reader.subscriptions.deliver(
-        [frame(b"t", 1), strange, frame(b"t", 2), frame(b"u", 1), frame(b"t", 3), b"\xfe"]
-    )
+    reader.subscriptions.deliver([frame(b"t", 1), strange, frame(b"t", 2), frame(b"u", 1), frame(b"t", 3), b"\xfe"])
     assert shown(stream) == [1, 2, 1, 3]
     assert reader.drops == {Drop.UNKNOWN_SENDER: 1, Drop.MALFORMED_CONTROL: 1}
 

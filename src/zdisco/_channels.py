@@ -137,6 +137,20 @@ class DataChannel(ABC):
         """Publish one frame. Never waits: libzmq drops it for a subscriber whose queue is full."""
 
     @abstractmethod
+    def publish(self, frame: bytes) -> bool:
+        """Publish a data frame; false if it would have to wait, which only ``overflow="wait"`` makes it.
+
+        `published` must be called in the next turn of the event loop.
+
+        Raises:
+            ClosedError: If the channel is closed.
+        """
+
+    @abstractmethod
+    def published(self) -> None:
+        """A turn of the event loop has ended in which something was published."""
+
+    @abstractmethod
     async def probe(self, endpoint: Endpoint) -> Probe:
         """Try a plain connection to ``endpoint``. Cancellation: safe."""
 

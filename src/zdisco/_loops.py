@@ -6,7 +6,8 @@ Rule: asyncio is looked up, not imported: a program on trio need not load it.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
@@ -20,6 +21,19 @@ def asyncio_loop() -> asyncio.AbstractEventLoop | None:
     native = anyio.lowlevel.current_token().native_token
     module = sys.modules.get("asyncio")
     return native if module is not None and isinstance(native, module.AbstractEventLoop) else None
+
+
+def call_soon(function: Callable[[], object]) -> None:
+    """Call a function in the next turn of the event loop."""
+    loop = asyncio_loop()
+    if loop is not None:
+        loop.call_soon(function)
+    else:
+        _run_soon(anyio.lowlevel.current_token().native_token, function)
+
+
+def _run_soon(trio_token: Any, function: Callable[[], object]) -> None:
+    trio_token.run_sync_soon(function, idempotent=True)
 
 
 async def outlast(event: anyio.Event) -> None:

@@ -88,12 +88,10 @@ class MessageStream(Stream[M]):
 
     async def __anext__(self) -> M:
         """Wait for the next message. Cancellation: safe; no message is lost."""
-        self._taken += 1
-        if self._taken >= TURN or self._missed or not self._queue:
-            await self._ready()
-            if self._has_note():
-                return self._take_note()
-        return self._queue.popleft()
+        if self._taken < TURN and self._queue and not self._missed:
+            self._taken += 1
+            return self._queue.popleft()
+        return await super().__anext__()
 
     async def aclose(self) -> None:
         """Close the stream; what waits in it is dropped. Idempotent. Cancellation: safe; it is closed all the same."""
@@ -203,8 +201,10 @@ class _Route:
     counts: Counts
     count: Count
     streams: tuple[MessageStream[Received], ...]
-    appends: tuple[Callable[[Received], None], ...]
-    """The same streams: what takes a message."""
+    append: Callable[[Message], None]
+    """Puts a message into all of these."""
+    batch: int = 0
+    """The batch in which they were last noted to be settled."""
 
 
 @define(eq=False)
@@ -253,15 +253,20 @@ class Subscriptions:
     def deliver(self, frames: Sequence[bytes]) -> None:
         """Hand frames to the streams that want them, and control frames to ``control``."""
         self._batch = batch = self._batch + 1
-        find, unpack = self._routes.get, NUMBER.unpack_from
-        touched, last, at = self._touched, _NO_PREFIX, 0
+        unpack, find = NUMBER.unpack_from, self._routes.get
+        last, at, body = _NO_PREFIX, 0, 0
         route: _Route | None = None
         for frame in frames:
             if not frame.startswith(last):
                 at = frame.find(b"\0") + 1 + PREFIX_SIZE
+                body = at + NUMBER.size
                 last = frame[:at]
                 route = find(last)
-            if route is None or len(frame) < at + NUMBER.size:
+                if route is not None:
+                    sender, topic, count, append = route.sender, route.topic, route.count, route.append
+                    if route.batch != batch:
+                        self._touch(route)
+            if route is None or len(frame) < body:
                 # What is cut off behind the prefix has neither kind nor number; it is no frame of ours.
                 route, last = None, _NO_PREFIX
                 self._deliver_first(frame)
@@ -270,17 +275,18 @@ class Subscriptions:
             if kind:
                 self._deliver_other(route, kind, sequence)
                 continue
-            count = route.count
             if sequence != count.last + 1:
                 self._jumped(route, sequence)
             count.last = sequence
-            if count.batch != batch:
-                count.batch = batch
-                touched.update(dict.fromkeys(route.streams))
-            message = Message(route.sender, route.topic, frame[at + 9 :])
-            for append in route.appends:
-                append(message)
+            count.batch = batch
+            append(Message(sender, topic, frame[body:]))
         self._settle()
+
+    def _touch(self, route: _Route) -> None:
+        """Something for these streams comes in this batch."""
+        route.batch = self._batch
+        for stream in route.streams:
+            self._touched[stream] = None
 
     def _settle(self) -> None:
         touched = list(self._touched)
@@ -341,8 +347,7 @@ class Subscriptions:
         topic, streams = self._matching(parts.topic)
         # What nobody wants is still on its way after an unsubscription, and is not counted.
         count = counts.count(prefix, parts.topic) if streams else Count(parts.topic, UNKNOWN)
-        appends = tuple(stream._incoming.append for stream in streams)
-        route = self._routes[prefix] = _Route(topic, sender, counts, count, streams, appends)
+        route = self._routes[prefix] = _Route(topic, sender, counts, count, streams, _appending(streams))
         return route
 
     def _matching(self, raw: bytes) -> tuple[str, tuple[MessageStream[Received], ...]]:
@@ -413,6 +418,18 @@ class Subscriptions:
             stream._given[count] = sequence
             stream._incoming.append(Message(route.sender, route.topic, parts.payload))
             self._touched[stream] = None
+
+
+def _appending(streams: Sequence[MessageStream[Received]]) -> Callable[[Message], None]:
+    appends = [stream._incoming.append for stream in streams]
+    if len(appends) == 1:
+        return appends[0]
+
+    def append(message: Message) -> None:
+        for one in appends:
+            one(message)
+
+    return append
 
 
 def _text(topic: bytes) -> str:

@@ -52,6 +52,7 @@ from ._core.model import NO_SESSION, Endpoint, Message, PeerInfo, StreamOverflow
 from ._core.publications import Publication
 from ._core.wire import Announce, encode
 from ._driver import Driver
+from ._loops import call_soon
 from ._messages import M, MessageStream, Received
 from ._streams import Stream
 from ._zmq.monitor import MonitorEvent, SocketEvent, socket_events
@@ -62,6 +63,8 @@ logger = logging.getLogger("zdisco")
 _ELSEWHERE = "a peer is used in the thread and the event loop in which it was entered"
 _TURN = 256
 """Messages that a publisher sends before it lets others run."""
+_NO_TURN = 1 << 30
+_pack = NUMBER.pack
 
 
 class Peer:
@@ -155,9 +158,10 @@ class Peer:
         self._is_closed = False
         self._thread = 0
         self._loop: object = None
-        self._turn = _TURN
-        """Messages that were published in this turn of the event loop; `_TURN`: the next one begins a turn."""
+        self._turn = _NO_TURN
+        """How many messages were published in this turn of the event loop."""
         self._topics: dict[str, Publication] = {}
+        self._send: Callable[[bytes], bool] = _refuse
         self._event_streams: WeakSet[Stream[Event]] = WeakSet()
         self._monitor_streams: WeakSet[_SocketEvents] = WeakSet()
 
@@ -260,6 +264,7 @@ class Peer:
         )
         self._drops = driver.drops
         self._topics = driver.core.roster.publications.topics
+        self._send = self._data.publish
         self._background = Background(driver.run, self._shut)
         await self._background.start()
 
@@ -284,7 +289,7 @@ class Peer:
     def _shut(self) -> None:
         """Let nobody use us, or wait for us, any more."""
         self._is_closed = True
-        self._turn = _TURN
+        self._turn = _NO_TURN
         driver, self._driver = self._driver, None
         streams: list[Stream[Any]] = [*self._event_streams, *self._monitor_streams]
         if driver is not None:
@@ -341,7 +346,7 @@ class Peer:
         Cancellation: safe. The farewell has been sent once; nobody waits for its echo.
         """
         driver = self._opened
-        self._turn = _TURN
+        self._turn = _NO_TURN
         driver.feed(driver.core.leave(anyio.current_time()))
         with anyio.move_on_after(self._config.farewell_timeout):
             while driver.core.unheard_farewells and not driver.is_closed:
@@ -434,7 +439,8 @@ class Peer:
         """
         if self._turn >= _TURN:
             await self._next_turn()
-        self._publish(topic, payload, retain)
+        if not self._publish(topic, payload, retain):
+            await self._publish_later(topic, payload, retain)
 
     def publish_nowait(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """The same for who is not in a coroutine: callbacks of the event loop, for example.
@@ -469,7 +475,8 @@ class Peer:
             await self._next_turn()
             self._publish_chunk(topic, chunk)
 
-    def _publish(self, topic: str, payload: bytes, retain: bool) -> None:
+    def _publish(self, topic: str, payload: bytes, retain: bool) -> bool:
+        """Send a message if it need not wait."""
         publication = self._topics.get(topic) if type(topic) is str else None
         if publication is None or not publication.is_active:
             publication = self._publication(topic)
@@ -477,18 +484,23 @@ class Peer:
             payload = payload_bytes(payload)
         self._turn += 1
         number = publication.sequence + 1
-        frame = publication.prefix + NUMBER.pack(0, number) + payload
-        self._send(frame)
+        frame = publication.prefix + _pack(0, number) + payload
+        if not self._send(frame):
+            return False
         publication.sequence = number
         if retain:
             self._opened.core.roster.publications.retain(publication, frame)
+        return True
+
+    async def _publish_later(self, topic: str, payload: bytes, retain: bool) -> None:
+        raise NotImplementedError
 
     def _publish_chunk(self, topic: str, payloads: Sequence[bytes]) -> None:
         publication = self._publication(topic)
-        send, pack, prefix = self._send, NUMBER.pack, publication.prefix
+        send, prefix = self._send, publication.prefix
         for payload in payloads:
             number = publication.sequence + 1
-            send(prefix + pack(0, number) + (payload if type(payload) is bytes else payload_bytes(payload)))
+            send(prefix + _pack(0, number) + (payload if type(payload) is bytes else payload_bytes(payload)))
             publication.sequence = number
 
     def _publication(self, topic: str) -> Publication:
@@ -505,19 +517,24 @@ class Peer:
             driver.feed([])
         return publication
 
-    def _send(self, frame: bytes) -> None:
-        assert self._data is not None, "a turn begins only while the peer is open"
-        self._data.send(frame)
+    # A turn of the event loop begins with the first message that is published in it, and is looked
+    # after once, not for each message.
 
     async def _next_turn(self) -> None:
-        """Begin a turn, after others have had theirs if this one was long."""
-        self._begin_turn()
-        await anyio.lowlevel.checkpoint()
+        if self._turn != _NO_TURN:
+            await anyio.lowlevel.checkpoint()
         self._begin_turn()
 
     def _begin_turn(self) -> None:
         self._staying  # noqa: B018  raises if nothing can be published
+        if self._turn == _NO_TURN:
+            call_soon(self._end_turn)
         self._turn = 0
+
+    def _end_turn(self) -> None:
+        self._turn = _NO_TURN
+        if self._data is not None:
+            self._data.published()
 
     def forget_retained(self, topic: str) -> bool:
         """Keep the last value of a topic no longer; returns whether there was one.
@@ -676,6 +693,10 @@ class _SocketEvents(Stream[MonitorEvent | EventsDropped]):
     def offer(self, event: MonitorEvent) -> None:
         if event.event & self._mask:
             self._push([event])
+
+
+def _refuse(_: bytes) -> bool:
+    raise ClosedError("peer")
 
 
 def _new_session() -> bytes:

@@ -45,13 +45,12 @@ class Stream(Generic[T]):
 
         Cancellation: safe; no item is lost.
         """
-        self._taken += 1
-        if self._taken >= TURN or not self._queue:
-            await self._ready()
+        await self._ready()
         return self._take_note() if self._has_note() else self._queue.popleft()
 
     async def _ready(self) -> None:
         """Wait until there is something to take, and let others run now and then. Cancellation: safe."""
+        self._taken += 1
         if self._taken >= TURN:
             self._taken = 0
             await anyio.lowlevel.checkpoint()

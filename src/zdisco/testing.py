@@ -631,6 +631,15 @@ class _MemoryDataChannel(DataChannel):
             if frame.startswith(connection.topics):
                 connection.send(frame, now)
 
+    def publish(self, frame: bytes) -> bool:
+        if self._is_closed:
+            raise ClosedError("peer")
+        self.send(frame)
+        return True
+
+    def published(self) -> None:
+        pass
+
     def _received(self, connection: _Connection, frame: bytes, at: float) -> None:
         self._mailbox.put(at, self._subscription, connection, frame[:1] == _SUBSCRIBE, frame[1:])
 

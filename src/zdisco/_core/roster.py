@@ -114,6 +114,8 @@ class Roster:
     _epochs: dict[LinkKey | Endpoint, int] = field(factory=dict)
     """How many of our connections to a peer, and to whoever was at its endpoint, had ended when we
     gave it up. A marker of theirs may still be known there, which must not prove the next one."""
+    _counts: dict[LinkKey, Counts] = field(factory=dict)
+    """What we had of the topics of peers that we lost sight of."""
     _retries: dict[LinkKey, tuple[Announce, Endpoint]] = field(factory=dict)
     _timers: Timers[Deadline] = field(factory=Timers)
 
@@ -178,8 +180,8 @@ class Roster:
     def subscribe(self, prefix: bytes) -> tuple[Interest, list[Output]]:
         """Subscribe to ordinary topics; a marker must follow."""
         if gone := self.interests.take_gone():
-            for link in self._links:
-                link.counts.forget(gone)
+            for counts in (*(link.counts for link in self._links), *self._counts.values()):
+                counts.forget(gone)
         interest, is_new = self.interests.add(prefix)
         return interest, [SubscribeTopic(prefix)] if is_new else []
 
@@ -256,7 +258,9 @@ class Roster:
     def _create(self, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
         key = announce.info.id, announce.session
         epoch = max(self._epochs.pop(key, 0), self._epochs.pop(endpoint, 0))
-        counts = Counts(*key, self.interests, self.config.max_topics)
+        counts = self._counts.pop(key, None)
+        if counts is None:
+            counts = Counts(*key, self.interests, self.config.max_topics)
         link = Link(announce, endpoint, now, counts, epoch=epoch, seen=self._markers.pop(key, 0))
         self._retries.pop(key, None)
         self._timers.cancel((Alarm.RETRY, key))
@@ -666,6 +670,10 @@ class Roster:
         if link.epoch or link.confirmed or link.down_since is None:
             self._epochs[link.key] = self._epochs[link.endpoint] = _next_epoch(link.epoch)
             _trim(self._epochs, self.config.max_tombstones)
+        if signal in (Signal.EXPIRED, Signal.REJECTED) and link.had_joined:
+            # The same life may come back, and then tells what we missed meanwhile.
+            self._counts[link.key] = link.counts
+            _trim(self._counts, self.config.max_peers)
         if signal in FINAL and link.state is not LinkState.ANNOUNCED:
             # Who never joined may be a lie from end to end; its tombstone would be one about the victim.
             self._bury(link)

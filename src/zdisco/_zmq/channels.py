@@ -445,6 +445,20 @@ class ZmqDataChannel(DataChannel):
         except ClosedError:
             pass
 
+    def publish(self, frame: bytes) -> bool:
+        """Publish a data frame; false if it would have to wait, which only ``overflow="wait"`` makes it.
+
+        `published` must be called in the next turn of the event loop.
+
+        Raises:
+            ClosedError: If the channel is closed.
+        """
+        return self._pub.socket.post(frame)
+
+    def published(self) -> None:
+        """A turn of the event loop has ended in which something was published."""
+        self._pub.socket.posted()
+
     async def probe(self, endpoint: Endpoint) -> Probe:
         """Try a plain TCP connection to a numeric endpoint; any other is undecided.
 

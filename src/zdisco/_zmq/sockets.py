@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -27,7 +27,7 @@ import zmq
 
 from .._core.errors import BindError, ClosedError, InvalidEndpoint, SocketLimitError
 from .._core.model import Endpoint
-from .._loops import asyncio_loop, outlast
+from .._loops import asyncio_loop, call_soon, outlast
 
 if TYPE_CHECKING:
     import asyncio
@@ -42,6 +42,7 @@ _CANNOT_BIND = {
     errno.EAGAIN: "no address of this machine has that name",
     errno.EADDRNOTAVAIL: "this machine does not have that address",
 }
+_DONTWAIT = int(zmq.DONTWAIT)
 BATCH = 256
 """Frames that a reader takes before it lets others run."""
 
@@ -126,7 +127,7 @@ def _make_waiter(fd: int) -> _Waiter:
 class Socket:
     """A pyzmq socket with one reader task and any number of senders, all in one thread."""
 
-    __slots__ = ("_checking", "_fd", "_waiter", "_waiting", "_woken", "drained", "multiparts", "name", "zmq")
+    __slots__ = ("_checking", "_fd", "_send", "_waiter", "_waiting", "_woken", "drained", "multiparts", "name", "zmq")
 
     def __init__(self, raw: ZmqSocket, name: str = "socket") -> None:
         self.zmq = raw
@@ -137,6 +138,8 @@ class Socket:
         self.multiparts = 0
         """How many multipart messages `receive_single_nowait` has thrown away."""
         self._fd = int(raw.getsockopt(zmq.FD))
+        # The method of the class above does the same, after it has looked for arguments that we never give.
+        self._send = super(zmq.Socket, raw).send
         self._waiter: _Waiter | None = None
         self._waiting = False
         self._woken = False
@@ -284,11 +287,26 @@ class Socket:
         """Schedule one re-check of EVENTS for this turn of the event loop, if a reader waits."""
         if self._waiting and not self._checking:
             self._checking = True
-            loop = asyncio_loop()
-            if loop is not None:
-                loop.call_soon(self._check)
-            else:
-                _run_soon(anyio.lowlevel.current_token().native_token, self._check)
+            call_soon(self._check)
+
+    def post(self, frame: bytes) -> bool:
+        """Send one frame as `send_nowait` does, and look after no edge: call `posted` in the next turn of the loop.
+
+        Raises:
+            ClosedError: If the socket is closed.
+        """
+        try:
+            self._send(frame, _DONTWAIT)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            raise ClosedError(self.name) from error
+        return True
+
+    def posted(self) -> None:
+        """Look whether what was posted has swallowed an edge."""
+        if not self._checking:
+            self._check()
 
     def _check(self) -> None:
         self._checking = False
@@ -313,10 +331,6 @@ class Socket:
             # Before the descriptor goes. The reader runs later, and then finds the socket closed.
             self._waiter.wake()
         self.zmq.close(linger)
-
-
-def _run_soon(trio_token: Any, function: Any) -> None:
-    trio_token.run_sync_soon(function, idempotent=True)
 
 
 def new_context() -> ZmqContext:
