@@ -37,6 +37,9 @@ REASONS = {
     "welcome_retry_interval": "An answer from a publish endpoint takes milliseconds; a forged welcome should not delay"
     " us for long.",
     "probe_delays": "A dying process still accepts for some milliseconds.",
+    "tail_delay": "A burst that was cut off is told soon; a topic that is published often never gets that far.",
+    "tail_interval": "A reader that could not read for long is told of its last loss within this.",
+    "max_retained": "With values of 1 KiB, 1 MiB for each publisher.",
     "tcp_timeout": "A network that acknowledges nothing for so long is down.",
     "tcp_keepalive_idle": "Only finds what is left: a link that says nothing at all and whose other end vanished.",
     "tcp_keepalive_interval": "As above.",
@@ -263,6 +266,18 @@ def marker_layout() -> str:
     return fields(envelope._MARKER, [f"`{first}`", "peer id of the subscriber", "its session", "counter, from 1"])
 
 
+def confirm_body() -> str:
+    return fields(
+        envelope._CONFIRM,
+        [
+            "counter of the marker that was seen",
+            "counter of the marker since which the pieces cover what was subscribed; 0: everything",
+            "serial of the confirmation",
+            "number of its pieces",
+        ],
+    )
+
+
 def kinds() -> str:
     docs = member_docs(envelope, "Kind")
     return table(
@@ -406,6 +421,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "header-layout": header_layout,
     "kinds": kinds,
     "link-body": link_body,
+    "confirm-body": confirm_body,
     "link-states": link_states,
     "link-table": link_table,
     "marker-layout": marker_layout,

@@ -1,7 +1,8 @@
 """A peer as a process of its own, for tests that kill it: orders come in on stdin, facts go out as JSON lines.
 
 Orders: ``publish TOPIC COUNT``, ``flood TOPIC`` (until the end), ``crowd COUNT TOPIC`` (so many more
-peers, each subscribed to the topic from the start), ``size``, ``leave``.
+peers, each subscribed to the topic from the start), ``count TOPIC`` (subscribe, and count what comes),
+``totals`` (what was received, lost and dropped of each such topic), ``size``, ``leave``.
 Facts: ``{"at": monotonic seconds, "what": ..., ...}``.
 """
 
@@ -12,13 +13,24 @@ import json
 import resource
 import sys
 import time
+from collections import Counter
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 
+from zdisco import (
+    Message,
+    Peer,
+    PeerConfig,
+    PeerGone,
+    PeerJoined,
+    PeerRecovered,
+    PeerSuspected,
+    SocketEvent,
+    Subscription,
+)
 from zdisco import MonitorEvent as SocketFact
-from zdisco import Peer, PeerConfig, PeerGone, PeerJoined, PeerRecovered, PeerSuspected, SocketEvent
 
 
 def say(what: str, **facts: object) -> None:
@@ -56,6 +68,16 @@ async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
         while True:
             await peer.publish(topic, b"x" * 100)
 
+    counted: dict[str, Subscription[Message]] = {}
+    received: Counter[str] = Counter()
+
+    async def count_all(topic: str) -> None:
+        async with peer.subscribe(topic) as messages:
+            counted[topic] = messages
+            say("counting", topic=topic)
+            async for batch in messages.batches():
+                received[topic] += len(batch)
+
     while order := (await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)).split():
         match order:
             case ["publish", topic, count]:
@@ -70,6 +92,11 @@ async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
                 for _ in range(int(count)):
                     tasks.start_soon(be_one_of_a_crowd, proxy, topic)
+            case ["count", topic]:
+                tasks.start_soon(count_all, topic)
+            case ["totals"]:
+                for topic, messages in counted.items():
+                    say("totals", topic=topic, received=received[topic], lost=messages.lost, dropped=messages.dropped)
             case ["size"]:
                 say("size", kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
             case ["leave"]:

@@ -90,50 +90,59 @@ async def test_the_end_of_a_burst_that_did_not_fit_is_told_soon() -> None:
 
 async def test_what_was_published_while_the_link_was_cut_is_told_when_it_is_back() -> None:
     net = MemoryNetwork()
-    async with pair(net) as (publisher, subscriber):
-        async with subscriber.subscribe("", losses=True) as messages, subscriber.subscribe("t.old") as old:
-            await publish(publisher, "t.old", 1)
-            assert numbers([await anext(messages)]) == [1]
-            events = subscriber.events()
-            net.cut(publisher, subscriber)
-            await publish(publisher, "t.old", 2, 3)
-            await publish(publisher, "t.new", 1, 2)
-            net.heal(publisher, subscriber)
-            async for event in events:
-                if isinstance(event, PeerRecovered | MessagesLost):
-                    break
-            await publish(publisher, "t.old", 4)
-            await publish(publisher, "t.new", 3)
-            got = await within(1.0, messages)
-            by_topic = {topic: numbers([item for item in got if item.topic == topic]) for topic in ("t.old", "t.new")}
-            assert by_topic == {"t.old": [-2, 4], "t.new": [-2, 3]}
-            assert (messages.lost, old.lost) == (4, 2)
+    async with (
+        pair(net) as (publisher, subscriber),
+        subscriber.subscribe("", losses=True) as messages,
+        subscriber.subscribe("t.old") as old,
+    ):
+        await publish(publisher, "t.old", 1)
+        assert numbers([await anext(messages)]) == [1]
+        events = subscriber.events()
+        net.cut(publisher, subscriber)
+        await publish(publisher, "t.old", 2, 3)
+        await publish(publisher, "t.new", 1, 2)
+        net.heal(publisher, subscriber)
+        async for event in events:
+            if isinstance(event, PeerRecovered | MessagesLost):
+                break
+        await publish(publisher, "t.old", 4)
+        await publish(publisher, "t.new", 3)
+        got = await within(1.0, messages)
+        by_topic = {topic: numbers([item for item in got if item.topic == topic]) for topic in ("t.old", "t.new")}
+        assert by_topic == {"t.old": [-2, 4], "t.new": [-2, 3]}
+        assert (messages.lost, old.lost) == (4, 2)
 
 
 async def test_a_sender_that_starts_again_is_counted_from_the_start() -> None:
     net = MemoryNetwork()
-    async with net.proxy(), Peer(PROXY, name="subscriber", network=net) as subscriber:
-        async with subscriber.subscribe("t", losses=True) as messages:
-            for _ in range(3):
-                async with Peer(PROXY, name="publisher", network=net) as publisher:
-                    await publisher.wait_for(1)
-                    await publish(publisher, "t", 1, 2, 3)
-            assert numbers(await within(0.5, messages)) == [1, 2, 3] * 3
+    async with (
+        net.proxy(),
+        Peer(PROXY, name="subscriber", network=net) as subscriber,
+        subscriber.subscribe("t", losses=True) as messages,
+    ):
+        for _ in range(3):
+            async with Peer(PROXY, name="publisher", network=net) as publisher:
+                await publisher.wait_for(1)
+                await publish(publisher, "t", 1, 2, 3)
+        assert numbers(await within(0.5, messages)) == [1, 2, 3] * 3
 
 
 async def test_who_leaves_tells_of_its_last_losses_before_it_is_gone() -> None:
     net = MemoryNetwork()
-    async with net.proxy(), Peer(PROXY, name="subscriber", network=net) as subscriber:
-        async with subscriber.subscribe("t") as messages:
-            events = subscriber.events()
-            async with Peer(PROXY, name="publisher", network=net, config=SMALL) as publisher:
-                await publisher.wait_for(1)
-                await publish(publisher, "t", *range(1, 31))
-                # Those that fit are read, so that there is room for what is said at the end.
-                await within(0.01, messages)
-            told = [event for event in await within(0.5, events) if not isinstance(event, PeerJoined)]
-            assert [type(event) for event in told if isinstance(event, MessagesLost | PeerGone)][-1] is PeerGone
-            assert messages.lost > 0
+    async with (
+        net.proxy(),
+        Peer(PROXY, name="subscriber", network=net) as subscriber,
+        subscriber.subscribe("t") as messages,
+    ):
+        events = subscriber.events()
+        async with Peer(PROXY, name="publisher", network=net, config=SMALL) as publisher:
+            await publisher.wait_for(1)
+            await publish(publisher, "t", *range(1, 31))
+            # Those that fit are read, so that there is room for what is said at the end.
+            await within(0.01, messages)
+        told = [event for event in await within(0.5, events) if not isinstance(event, PeerJoined)]
+        assert [type(event) for event in told if isinstance(event, MessagesLost | PeerGone)][-1] is PeerGone
+        assert messages.lost > 0
 
 
 async def test_who_subscribed_later_does_not_miss_what_was_lost_before() -> None:
@@ -181,41 +190,41 @@ async def test_many_topics_that_come_and_go_are_counted_within_the_bounds() -> N
 async def test_received_and_told_is_what_was_published_whatever_happens_to_the_link(seed: int) -> None:
     random = Random(seed)
     net = MemoryNetwork(latency=lambda: 0.02 * random.random() ** 3)
-    async with pair(net, PeerConfig(send_hwm=20, stream_capacity=15)) as (publisher, subscriber):
-        async with (
-            subscriber.subscribe("", losses=True) as wide,
-            subscriber.subscribe("t.a", losses=True, overflow="drop-newest") as narrow,
-        ):
-            published = {"t.a": 0, "t.b": 0}
-            got: dict[Subscription[Any], list[Any]] = {wide: [], narrow: []}
-            for _ in range(120):
-                match random.randrange(8):
-                    case 0:
-                        net.cut(publisher, subscriber)
-                    case 1 | 2:
-                        net.heal(publisher, subscriber)
-                    case 3:
-                        for stream, items in got.items():
-                            items += await within(0.01, stream)
-                    case 4:
-                        await anyio.sleep(random.random())
-                    case _:
-                        topic = random.choice(list(published))
-                        for _ in range(random.randrange(30)):
-                            published[topic] += 1
-                            await publish(publisher, topic, published[topic])
-            net.heal(publisher, subscriber)
-            await subscriber.wait_for(1, timeout=60)
-            # The TAIL of a topic that has rested for long comes every 30 s.
-            for stream, items in got.items():
-                items += await within(40.0, stream)
-            for stream, topics in ((wide, published), (narrow, {"t.a": published["t.a"]})):
-                for topic, count in topics.items():
-                    own = [item for item in got[stream] if item.topic == topic]
-                    received = [int(item.payload) for item in own if isinstance(item, Message)]
-                    told = sum(item.count for item in own if isinstance(item, MessagesLost))
-                    assert received == sorted(set(received))
-                    assert len(received) + told == count, (topic, stream is wide)
+    async with (
+        pair(net, PeerConfig(send_hwm=20, stream_capacity=15)) as (publisher, subscriber),
+        subscriber.subscribe("", losses=True) as wide,
+        subscriber.subscribe("t.a", losses=True, overflow="drop-newest") as narrow,
+    ):
+        published = {"t.a": 0, "t.b": 0}
+        got: dict[Subscription[Any], list[Any]] = {wide: [], narrow: []}
+        for _ in range(120):
+            match random.randrange(8):
+                case 0:
+                    net.cut(publisher, subscriber)
+                case 1 | 2:
+                    net.heal(publisher, subscriber)
+                case 3:
+                    for stream in got:
+                        got[stream] += await within(0.01, stream)
+                case 4:
+                    await anyio.sleep(random.random())
+                case _:
+                    topic = random.choice(list(published))
+                    for _ in range(random.randrange(30)):
+                        published[topic] += 1
+                        await publish(publisher, topic, published[topic])
+        net.heal(publisher, subscriber)
+        await subscriber.wait_for(1, timeout=60)
+        # The TAIL of a topic that has rested for long comes every 30 s.
+        for stream in got:
+            got[stream] += await within(40.0, stream)
+        for stream, topics in ((wide, published), (narrow, {"t.a": published["t.a"]})):
+            for topic, count in topics.items():
+                own = [item for item in got[stream] if item.topic == topic]
+                received = [int(item.payload) for item in own if isinstance(item, Message)]
+                told = sum(item.count for item in own if isinstance(item, MessagesLost))
+                assert received == sorted(set(received))
+                assert len(received) + told == count, (topic, stream is wide)
 
 
 # Subscribing

@@ -96,6 +96,9 @@ class Driver:
         self._opens = False
         self._is_unmarked = False
         """Whether something was subscribed after the newest marker."""
+        self._marked_at = float("-inf")
+        self._awaited: dict[int, anyio.Event] = {}
+        """The markers that somebody waits for to be confirmed."""
         self.perform(self.core.start())
 
     @property
@@ -171,15 +174,21 @@ class Driver:
         with anyio.move_on_after(self._config.suspect_timeout):
             while self._lacks(wanted):
                 with anyio.move_on_after(self._config.link_retry_max) as scope:
-                    while self._lacks(wanted):
-                        await self.changed()
+                    await self._awaited.setdefault(wanted, anyio.Event()).wait()
                 if scope.cancelled_caught:
-                    self.perform(self.core.roster.next_marker())
+                    self._mark_again()
 
     def _mark(self) -> None:
         if self._is_unmarked:
             self._is_unmarked = False
+            self._marked_at = anyio.current_time()
             self.perform(self.core.roster.next_marker())
+
+    def _mark_again(self) -> None:
+        # Many may wait for the same confirmations, and run out of patience together.
+        if anyio.current_time() - self._marked_at >= self._config.link_retry_max / 2:
+            self._is_unmarked = True
+            self._mark()
 
     def _lacks(self, marker: int) -> bool:
         return not self.is_closed and self.core.roster.unconfirmed(marker) > 0
@@ -188,6 +197,8 @@ class Driver:
         changed, self._changed = self._changed, None
         if changed is not None:
             changed.set()
+        for marker in [marker for marker in self._awaited if not self._lacks(marker)]:
+            self._awaited.pop(marker).set()
 
     def open_soon(self) -> None:
         """Let link messages out, in a later step than this one.
