@@ -431,6 +431,19 @@ async def test_a_peer_that_confirms_nothing_holds_a_subscriber_up_for_a_while_on
             assert anyio.current_time() - began == pytest.approx(PeerConfig().suspect_timeout, abs=0.01)
 
 
+@JUMPING
+async def test_many_who_wait_for_the_same_confirmation_repeat_one_marker(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), mesh(net, "a", "b") as (a, b):
+        monkeypatch.setattr(b._opened.data, "send", lambda _: None)
+        before = a._opened.core.roster.marker
+        async with anyio.create_task_group() as tasks:
+            for number in range(500):
+                tasks.start_soon(a.subscribe(f"t{number}").__aenter__)
+        # At once, then every second until the end of the patience.
+        assert a._opened.core.roster.marker - before == 5
+
+
 async def test_closing_one_of_two_subscriptions_to_a_prefix_keeps_the_other() -> None:
     net = MemoryNetwork()
     async with net.proxy(), mesh(net, "a", "b") as (a, b), b.subscribe("p") as kept:
