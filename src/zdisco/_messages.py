@@ -17,6 +17,7 @@ from attrs import define, field
 
 from ._core.actions import Drop
 from ._core.envelope import (
+    GROUP,
     HEADER,
     NUMBER,
     PREFIX_SIZE,
@@ -27,12 +28,15 @@ from ._core.envelope import (
     check_topic,
     data_frame,
     data_prefix,
+    group_topic,
     split,
 )
 from ._core.errors import MalformedMessage
 from ._core.model import Message, PeerId, PeerInfo
 from ._streams import Stream
 
+_GROUP_KEY = "\udcfd"
+"""What the topic of a group begins with as text: a surrogate, which no topic of a user holds."""
 _ROUTES = 65_536
 """Prefixes kept at the most; all are found again at no more than the cost of one message."""
 
@@ -91,6 +95,13 @@ class Publications:
         frame = data_frame(outgoing.prefix, Kind.DATA, outgoing.sequence + 1, payload)
         outgoing.sequence += 1
         return frame
+
+    def group_frame(self, group: str, payload: bytes) -> bytes:
+        """The frame of the next message of a group; raises like `check_name`."""
+        key = _GROUP_KEY + group if isinstance(group, str) else group
+        if key not in self._topics:
+            self._add(key, group_topic(group))
+        return self.frame(key, payload)
 
     def _add(self, topic: str, raw: bytes) -> _Outgoing:
         if len(self._topics) >= self._limit:
@@ -199,13 +210,19 @@ class Subscriptions:
             return None
         if len(self._routes) >= _ROUTES:
             self._routes.clear()
-        route = _Route(_text(frame.topic), sender, self._matching(frame.topic + b"\0"))
+        streams = self._matching(frame.topic + b"\0")
+        if frame.topic[:1] == GROUP:
+            # A subscription to everything is one to all topics, and to no group.
+            streams = tuple(stream for stream in streams if stream._prefix)
+        route = _Route(_text(frame.topic.removeprefix(GROUP)), sender, streams)
         self._routes[prefix] = route
         return route
 
     def _deliver_foreign(self, frame: ForeignFrame) -> None:
         message = Message(None, _text(frame.topic), frame.payload)
         for stream in self._matching(frame.payload):
+            if stream._prefix[:1] == GROUP:
+                continue  # what has no header of ours is no message of a group
             if lost := stream._push([message]):
                 self._dropped(Drop.STREAM_FULL, f"{lost} messages", lost)
 

@@ -297,6 +297,18 @@ class Roster:
 
     # Proof: what comes over the data channel
 
+    def announced_directly(self, announce: Announce, now: float) -> list[Output]:
+        """The peer itself announced a change. Where it is is told through the proxies alone."""
+        link = self._links.get((announce.info.id, announce.session))
+        if link is None:
+            return [Dropped(Drop.UNKNOWN_SENDER, str(announce.info.id))]
+        if link.is_given_up:
+            # It is only read to its end: nothing that it says can revive it.
+            return []
+        return self._update(
+            link, evolve(announce, info=evolve(announce.info, endpoint=link.peer.endpoint)), link.endpoint, now
+        )
+
     def direct_farewell(self, key: LinkKey, body: FarewellBody, now: float) -> list[Output]:
         """The peer itself said farewell; nothing of it comes after this frame."""
         link = self._links.get(key)
