@@ -74,6 +74,9 @@ REASONS = {
     "send_hwm": "With libzmq's 1,000 a burst of 20,000 small messages to an idle reader lost most of it.",
     "receive_hwm": "Measured fastest; a peer that sends more than we read waits in its own queue, not in ours.",
     "stream_capacity": "A reader may fall behind by a burst of three `send_hwm`; the oldest data is the least useful.",
+    "request_timeout": "A responder that dies is told at once, so this bounds only one that is slow, or an answer that"
+    " was lost in a full queue.",
+    "serve_limit": "Handlers wait most of the time; more at once than this want a number chosen for them.",
     "event_capacity": "Some thousand peers may come and go before somebody looks.",
     "max_peers": "More than a full mesh of connections can carry anyway.",
     "max_links_per_id": "One that dies, one that replaces it, and two to spare; a liar gets no more.",

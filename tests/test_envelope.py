@@ -188,7 +188,7 @@ def test_a_frame_without_our_whole_header_is_foreign(frame: bytes, topic: bytes)
     assert split(frame) == ForeignFrame(topic, frame)
 
 
-@pytest.mark.parametrize("kind", [Kind.LINK, Kind.CONFIRM, Kind.FAREWELL, 5, 255])
+@pytest.mark.parametrize("kind", [*list(Kind)[2:], 11, 255])
 def test_a_data_frame_of_another_kind_is_malformed(kind: Any) -> None:
     with pytest.raises(MalformedMessage, match=f"kind {int(kind)}"):
         split(data_frame(data_prefix(b"eur", ID, SESSION, 5), kind, 1, b""))
@@ -204,7 +204,7 @@ def test_a_control_frame_that_is_not_whole_is_malformed(topic: bytes) -> None:
         with pytest.raises(MalformedMessage, match="without our header"):
             split(topic + wrong + frame[len(topic) + 2 :])
     kind_at = len(topic) + envelope.PREFIX_SIZE
-    for kind in (5, 255):
+    for kind in (len(Kind), 255):
         with pytest.raises(MalformedMessage, match=f"kind {kind}"):
             split(frame[:kind_at] + bytes([kind]) + frame[kind_at + 1 :])
 

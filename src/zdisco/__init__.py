@@ -10,8 +10,12 @@ from ._core.errors import (
     FarewellTimeout,
     InvalidEndpoint,
     MalformedMessage,
+    NoResponder,
     ProxySighting,
+    RequestFailed,
+    ResponderGone,
     SocketLimitError,
+    UnknownPeer,
     ZdiscoError,
 )
 from ._core.events import (
@@ -28,6 +32,8 @@ from ._core.events import (
 from ._core.model import Cause, LinkState, Message, PeerInfo, ReconnectStop
 from ._peer import Peer, Subscription
 from ._proxy import Proxy
+from ._requests import Reply
+from ._services import Request, Service
 from ._streams import Stream
 from ._zmq.monitor import MonitorEvent, MonitorStream, SocketEvent, monitor
 
@@ -47,6 +53,7 @@ __all__ = [
     "Message",
     "MonitorEvent",
     "MonitorStream",
+    "NoResponder",
     "Peer",
     "PeerConfig",
     "PeerGone",
@@ -60,10 +67,16 @@ __all__ = [
     "ProxyLost",
     "ProxySighting",
     "ReconnectStop",
+    "Reply",
+    "Request",
+    "RequestFailed",
+    "ResponderGone",
+    "Service",
     "SocketEvent",
     "SocketLimitError",
     "Stream",
     "Subscription",
+    "UnknownPeer",
     "ZdiscoError",
     "monitor",
 ]

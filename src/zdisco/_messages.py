@@ -98,9 +98,10 @@ class Publications:
 
     def group_frame(self, group: str, payload: bytes) -> bytes:
         """The frame of the next message of a group; raises like `check_name`."""
-        key = _GROUP_KEY + group if isinstance(group, str) else group
+        raw = group_topic(group)
+        key = _GROUP_KEY + group
         if key not in self._topics:
-            self._add(key, group_topic(group))
+            self._add(key, raw)
         return self.frame(key, payload)
 
     def _add(self, topic: str, raw: bytes) -> _Outgoing:

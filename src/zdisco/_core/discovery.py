@@ -300,9 +300,13 @@ class Discovery:
             AnnounceTooLarge: If it does not fit into one announce; then nothing has changed.
             ValueError: If a text holds a surrogate; likewise.
         """
-        given = {"headers": headers, "groups": groups, "services": services}
         mine = self.me.info
-        changed = evolve(mine, **{name: value for name, value in given.items() if value is not None})
+        changed = evolve(
+            mine,
+            headers=mine.headers if headers is None else headers,
+            groups=mine.groups if groups is None else groups,
+            services=mine.services if services is None else services,
+        )
         if changed == mine or self.stage is not Stage.STARTED:
             return []
         me = evolve(self.me, info=evolve(changed, revision=mine.revision + 1))

@@ -122,6 +122,14 @@ class Roster:
         link = self._links.get((PeerId(bytes=id_and_session[:16]), id_and_session[16:]))
         return None if link is None else link.peer
 
+    def session_of(self, id: PeerId) -> bytes | None:
+        """The session of a joined peer; ``None`` if it is not joined, or has none."""
+        if id in self._joined:
+            for link in self._links.of(id):
+                if link.state is LinkState.JOINED and not link.announce.is_classic:
+                    return link.announce.session
+        return None
+
     def connected_endpoint(self, announce: Announce) -> Endpoint | None:
         """The numeric spelling under which we are connected to where this announce points; ``None`` if we are not."""
         link = self._links.get((announce.info.id, announce.session))
