@@ -31,9 +31,7 @@ async def mesh(*names: str, net: MemoryNetwork | None = None, **arguments: Any) 
         if net is None:
             net = MemoryNetwork()
             await stack.enter_async_context(net.proxy())
-        peers = [
-            await stack.enter_async_context(Peer(PROXY, name=name, network=net, **arguments)) for name in names
-        ]
+        peers = [await stack.enter_async_context(Peer(PROXY, name=name, network=net, **arguments)) for name in names]
         for peer in peers:
             await peer.wait_for(len(peers) - 1, timeout=LIMIT)
         yield peers

@@ -146,6 +146,12 @@ class Requests:
         try:
             with anyio.move_on_after(seconds):
                 await is_over.wait()
+        except BaseException:
+            # A reply may have come in the same turn as the cancellation.
+            for one in asked:
+                if isinstance(one.outcome, bytes | RequestFailed):
+                    self._post.dropped(Drop.LATE_REPLY, one.peer.id.hex)
+            raise
         finally:
             for number in numbers:
                 self._asked.pop(number, None)

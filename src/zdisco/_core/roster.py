@@ -252,8 +252,11 @@ class Roster:
 
     def _update(self, link: Link, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
         was, new = link.announce if link.again is None else link.again[0], announce
-        if (new.info.incarnation, new.info.revision) < (was.info.incarnation, was.info.revision):
+        if new.info.incarnation < was.info.incarnation:
             return [Dropped(Drop.STALE_ANNOUNCE, str(new.info.id))]
+        if (new.info.incarnation, new.info.revision) < (was.info.incarnation, was.info.revision):
+            # Of the two ways that a change goes one is the longer, so this is no fault.
+            return []
         if link.is_given_up:
             # The tombstone must not name the incarnation by which it refutes a farewell.
             link.again = new, endpoint
