@@ -1,7 +1,8 @@
 """A peer as a process of its own, for tests that kill it: orders come in on stdin, facts go out as JSON lines.
 
 Orders: ``publish TOPIC COUNT``, ``flood TOPIC`` (until the end), ``crowd COUNT TOPIC`` (so many more
-peers, each subscribed to the topic from the start), ``size``, ``leave``.
+peers, each subscribed to the topic from the start), ``serve NAME`` (echoes, but a request that says
+"hang" is never answered), ``size``, ``leave``.
 Facts: ``{"at": monotonic seconds, "what": ..., ...}``.
 """
 
@@ -18,7 +19,7 @@ import anyio.abc
 import anyio.to_thread
 
 from zdisco import MonitorEvent as SocketFact
-from zdisco import Peer, PeerConfig, PeerGone, PeerJoined, PeerRecovered, PeerSuspected, SocketEvent
+from zdisco import Peer, PeerConfig, PeerGone, PeerJoined, PeerRecovered, PeerSuspected, Request, SocketEvent
 
 
 def say(what: str, **facts: object) -> None:
@@ -51,10 +52,21 @@ async def be_one_of_a_crowd(proxy: str, topic: str) -> None:
                 say("reached", id=str(peer.id))
 
 
+async def echo(request: Request) -> bytes:
+    if request.payload == b"hang":
+        say("hanging")
+        await anyio.sleep_forever()
+    return request.payload
+
+
 async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
     async def flood(topic: str) -> None:
         while True:
             await peer.publish(topic, b"x" * 100)
+
+    async def serve(name: str) -> None:
+        async with peer.serve(name, echo, limit=1000):
+            await anyio.sleep_forever()
 
     while order := (await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)).split():
         match order:
@@ -65,6 +77,8 @@ async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
             case ["flood", topic]:
                 tasks.start_soon(flood, topic)
                 say("flooding", topic=topic)
+            case ["serve", name]:
+                tasks.start_soon(serve, name)
             case ["crowd", count, topic]:
                 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
                 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

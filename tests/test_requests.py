@@ -16,6 +16,7 @@ from anyio.lowlevel import checkpoint
 from attrs import evolve
 
 from meshes import JUMPING, LIMIT, ON_ASYNCIO, PROXY, mesh, next_of, take, turn_until
+from processes import children
 from zdisco import (
     AnnounceTooLarge,
     Cause,
@@ -26,6 +27,7 @@ from zdisco import (
     Peer,
     PeerConfig,
     PeerSuspected,
+    Proxy,
     Reply,
     Request,
     RequestFailed,
@@ -868,3 +870,33 @@ async def test_each_request_is_answered_once_or_forgotten_whatever_task_is_cance
     async with mesh("a", "b") as (a, b):
         crowd = Crowd(5, a, b)
         await crowd.run(crowd.cancelled_as_a_task, crowd.cancelled_as_a_task)
+
+
+# Real sockets and processes
+
+
+async def test_a_process_that_is_killed_fails_the_requests_in_flight_at_once_and_no_others(proxy: Proxy) -> None:
+    async with (
+        children(proxy.endpoint, ("--name", "one"), ("--name", "two")) as (one, two),
+        Peer(proxy.endpoint) as peer,
+    ):
+        for child in (one, two):
+            child.order("serve echo")
+        await peer.wait_for(lambda peers: sum("echo" in other.services for other in peers.values()) == 2, timeout=60)
+        ids = {other.name: other.id for other in peer.peers.values()}
+        assert sorted([one.payload for one in await peer.request_many("echo", b"x", timeout=60)], key=str) == [b"x"] * 2
+        causes: list[Cause] = []
+
+        async def ask() -> None:
+            with pytest.raises(ResponderGone) as caught:
+                await peer.request(ids["one"], b"hang", service="echo", timeout=600)
+            causes.append(caught.value.cause)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(100):
+                tasks.start_soon(ask)
+            await one.wait_for("hanging", 100)
+            one.kill()
+        assert causes == [Cause.REFUSED] * 100
+        assert await peer.request("echo", b"y", timeout=60) == b"y"
+        assert open_requests(peer) == 0

@@ -85,7 +85,7 @@ def test_a_newcomer_is_answered_though_most_messages_get_lost(seed: int) -> None
 
 
 @given(seed=SEEDS, proxy_dies=st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_changes_are_told_once_in_their_order_and_the_last_is_known_to_all(seed: int, proxy_dies: bool) -> None:
     network = Network(seed, repeats=0.3)
     proxy = network.proxy()
