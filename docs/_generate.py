@@ -216,7 +216,7 @@ KEYS = {
     "name": "text",
     "headers": "object, text to text",
     "groups": "list of texts",
-    "services": "list of texts; always empty in this version",
+    "services": "list of texts",
     "cluster": "text; peers of different clusters do not link",
     "incarnation": "integer; start of the process in milliseconds of wall-clock time, raised only to refute",
     "revision": "integer; grows with each change that is announced",
@@ -283,6 +283,19 @@ def link_body() -> str:
         "the last such number that the sender has seen from the receiver",
     ]
     return fields(envelope._LINK, names)
+
+
+def request_body() -> str:
+    rows = ["number of the request, chosen by the requester", "length of the name of the service"]
+    return fields(envelope._REQUEST, rows) + "\n| 10 | any | name of the service, then the payload |"
+
+
+def reply_body() -> str:
+    docs = member_docs(envelope, "Status")
+    statuses = ", ".join(f"{status.value} `{status.name}`" for status in envelope.Status)
+    meanings = " ".join(docs[status.name] for status in envelope.Status)
+    names = ["number of the request", f"status: {statuses}"]
+    return fields(envelope._REPLY, names) + f"\n| {envelope._REPLY.size} | any | the payload. {meanings} |"
 
 
 # State machines
@@ -415,6 +428,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "reconnect-stop": reconnect_stop,
     "relay-states": relay_states,
     "relay-table": relay_table,
+    "reply-body": reply_body,
+    "request-body": request_body,
 }
 
 DIAGRAMS: Mapping[str, Callable[[], str]] = {
