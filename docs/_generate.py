@@ -77,6 +77,9 @@ REASONS = {
     "send_hwm": "With libzmq's 1,000 a burst of 20,000 small messages to an idle reader lost most of it.",
     "receive_hwm": "Measured fastest; a peer that sends more than we read waits in its own queue, not in ours.",
     "stream_capacity": "A reader may fall behind by a burst of three `send_hwm`; the oldest data is the least useful.",
+    "request_timeout": "A responder that dies is told at once, so this bounds only one that is slow, or an answer that"
+    " was lost in a full queue.",
+    "serve_limit": "Handlers wait most of the time; more at once than this want a number chosen for them.",
     "event_capacity": "Some thousand peers may come and go before somebody looks.",
     "max_peers": "More than a full mesh of connections can carry anyway.",
     "max_links_per_id": "One that dies, one that replaces it, and two to spare; a liar gets no more.",
@@ -216,7 +219,7 @@ KEYS = {
     "name": "text",
     "headers": "object, text to text",
     "groups": "list of texts",
-    "services": "list of texts; always empty in this version",
+    "services": "list of texts",
     "cluster": "text; peers of different clusters do not link",
     "incarnation": "integer; start of the process in milliseconds of wall-clock time, raised only to refute",
     "revision": "integer; grows with each change that is announced",
@@ -295,6 +298,19 @@ def link_body() -> str:
         "the last such number that the sender has seen from the receiver",
     ]
     return fields(envelope._LINK, names)
+
+
+def request_body() -> str:
+    rows = ["number of the request, chosen by the requester", "length of the name of the service"]
+    return fields(envelope._REQUEST, rows) + "\n| 10 | any | name of the service, then the payload |"
+
+
+def reply_body() -> str:
+    docs = member_docs(envelope, "Status")
+    statuses = ", ".join(f"{status.value} `{status.name}`" for status in envelope.Status)
+    meanings = " ".join(docs[status.name] for status in envelope.Status)
+    names = ["number of the request", f"status: {statuses}"]
+    return fields(envelope._REPLY, names) + f"\n| {envelope._REPLY.size} | any | the payload. {meanings} |"
 
 
 # State machines
@@ -428,6 +444,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "reconnect-stop": reconnect_stop,
     "relay-states": relay_states,
     "relay-table": relay_table,
+    "reply-body": reply_body,
+    "request-body": request_body,
 }
 
 DIAGRAMS: Mapping[str, Callable[[], str]] = {

@@ -2,7 +2,8 @@
 
 Orders: ``publish TOPIC COUNT``, ``flood TOPIC`` (until the end), ``crowd COUNT TOPIC`` (so many more
 peers, each subscribed to the topic from the start), ``count TOPIC`` (subscribe, and count what comes),
-``totals`` (what was received, lost and dropped of each such topic), ``size``, ``leave``.
+``totals`` (what was received, lost and dropped of each such topic), ``serve NAME`` (echoes, but a request
+that says "hang" is never answered), ``size``, ``leave``.
 Facts: ``{"at": monotonic seconds, "what": ..., ...}``.
 """
 
@@ -27,6 +28,7 @@ from zdisco import (
     PeerJoined,
     PeerRecovered,
     PeerSuspected,
+    Request,
     SocketEvent,
     Subscription,
 )
@@ -63,6 +65,13 @@ async def be_one_of_a_crowd(proxy: str, topic: str) -> None:
                 say("reached", id=str(peer.id))
 
 
+async def echo(request: Request) -> bytes:
+    if request.payload == b"hang":
+        say("hanging")
+        await anyio.sleep_forever()
+    return request.payload
+
+
 async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
     async def flood(topic: str) -> None:
         while True:
@@ -78,6 +87,10 @@ async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
             async for batch in messages.batches():
                 received[topic] += len(batch)
 
+    async def serve(name: str) -> None:
+        async with peer.serve(name, echo, limit=1000):
+            await anyio.sleep_forever()
+
     while order := (await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)).split():
         match order:
             case ["publish", topic, count]:
@@ -87,6 +100,8 @@ async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
             case ["flood", topic]:
                 tasks.start_soon(flood, topic)
                 say("flooding", topic=topic)
+            case ["serve", name]:
+                tasks.start_soon(serve, name)
             case ["crowd", count, topic]:
                 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
                 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

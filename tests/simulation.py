@@ -553,6 +553,10 @@ class FakePeer(Subscriber):
 
         look()
 
+    def update(self, value: str) -> None:
+        """Announce another header."""
+        self._input(lambda: self.core.update(headers={"value": value}))
+
     def kill(self) -> None:
         if not self.is_alive:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -23,8 +24,9 @@ from zdisco._core.actions import (
 from zdisco._core.config import PeerConfig
 from zdisco._core.discovery import Discovery
 from zdisco._core.envelope import ALL, ControlFrame, FarewellBody, Kind, LinkBody, control_frame, inbox, marker, split
-from zdisco._core.events import PeerGone, PeerJoined, ProxyFound, ProxyLost
-from zdisco._core.model import Cause, PeerInfo
+from zdisco._core.errors import AnnounceTooLarge
+from zdisco._core.events import PeerGone, PeerJoined, PeerUpdated, ProxyFound, ProxyLost
+from zdisco._core.model import Cause, PeerInfo, Probe
 from zdisco._core.wire import MAX_INCARNATION, Announce, Farewell, Welcome, decode, encode
 
 PROXY, SECOND = "tcp://127.0.0.1:5555", "tcp://127.0.0.1:5556"
@@ -582,3 +584,114 @@ def test_a_control_frame_that_makes_no_sense_is_counted(kind: Kind) -> None:
 @pytest.mark.parametrize(("topic", "drop"), [(b"\xff", [Drop.MALFORMED_SUBSCRIPTION]), (b"", []), (b"prices", [])])
 def test_subscriptions_of_the_application_are_not_ours_to_judge(topic: bytes, drop: list[Drop]) -> None:
     assert drops(core().subscribed(topic, 0.0)) == drop
+
+
+# Changes of ourselves
+
+
+def joined_bob(made: Discovery) -> Discovery:
+    hear(made, announce())
+    made.link_up(THERE, 0.0)
+    link_message(made, 0.0)
+    made.subscribed(marker(BOB, BOBS, 1), 0.0)
+    assert made.joined == {BOB: announce().info}
+    return made
+
+
+def direct(message: Announce | Farewell | Welcome, id: UUID = BOB, session: bytes = BOBS) -> ControlFrame:
+    return ControlFrame(None, id.bytes, session, Kind.ANNOUNCE, encode(message))
+
+
+def changed(revision: int = 1, *, endpoint: str = THERE, **fields: Any) -> Announce:
+    return Announce(PeerInfo(BOB, endpoint, incarnation=10, revision=revision, **fields), BOBS)
+
+
+def test_a_change_raises_the_revision_and_goes_to_all_at_once_both_ways() -> None:
+    made = found(core())
+    outputs = made.update(headers={"x": "y"}, groups=["g"], services=["s"])
+    assert made.info.revision == 1
+    assert made.info.incarnation == 100, "which is raised only to refute"
+    assert made.info.headers == {"x": "y"}
+    assert [*made.info.groups, *made.info.services] == ["g", "s"]
+    frame = encode(made.me)
+    assert outputs == [SendData(control_frame(ALL, Kind.ANNOUNCE, ME, MINE, frame)), SendToProxy(PROXY, frame)]
+    assert made.update(headers={"x": "y"}, groups=["g"]) == [], "nothing has changed"
+    assert made.info.revision == 1
+    made.update(services=[])
+    assert made.info.revision == 2
+    assert [*made.info.groups, *made.info.services] == ["g"]
+    assert hear(made, made.me) == [], "it is our own echo"
+
+
+def test_a_change_that_cannot_be_announced_changes_nothing() -> None:
+    made = found(core())
+    was = made.me
+    with pytest.raises(AnnounceTooLarge):
+        made.update(headers={"x": "y" * 70_000})
+    with pytest.raises(ValueError, match="surrogate"):
+        made.update(groups=["\ud800"])
+    assert made.me == was
+
+
+def test_a_peer_that_is_leaving_changes_nothing() -> None:
+    made = found(core())
+    made.leave(0.0)
+    assert made.update(headers={"x": "y"}) == []
+    assert made.info.revision == 0
+
+
+def test_who_connects_later_is_sent_the_present_state_before_the_link_message() -> None:
+    made = joined_bob(found(core()))
+    assert all(split(frame.frame).kind is Kind.LINK for frame in made.subscribed(inbox(BOB), 1.0))  # type: ignore[union-attr]
+    made.update(headers={"x": "y"})
+    first, second = (split(frame.frame) for frame in made.subscribed(inbox(BOB), 2.0))  # type: ignore[union-attr]
+    assert first == ControlFrame(BOB.bytes, ME.bytes, MINE, Kind.ANNOUNCE, encode(made.me))
+    assert isinstance(second, ControlFrame)
+    assert second.kind is Kind.LINK
+
+
+def test_a_direct_announce_updates_once_whichever_way_is_first() -> None:
+    new = changed(headers={"x": "y"})
+    made = joined_bob(found(core()))
+    assert made.control(direct(new), 1.0) == [PeerUpdated(new.info, announce().info)]
+    assert hear(made, new, 1.1) == []
+    assert made.control(direct(new), 1.2) == []
+    assert hear(made, announce(), 1.3) == [], "an older one that was overtaken"
+    assert made.joined[BOB] == new.info
+    made = joined_bob(found(core()))
+    assert hear(made, new, 1.0) == [PeerUpdated(new.info, announce().info)]
+    assert made.control(direct(new), 1.1) == []
+
+
+def test_where_a_peer_is_does_not_change_by_a_direct_announce() -> None:
+    made = joined_bob(found(core()))
+    outputs = made.control(direct(changed(endpoint=ELSEWHERE, headers={"x": "y"})), 1.0)
+    assert outputs == [PeerUpdated(changed(headers={"x": "y"}).info, announce().info)]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        direct(announce(EVE)),
+        direct(announce(session=b"else")),
+        direct(Announce(PeerInfo(BOB, THERE)), session=bytes(4)),
+        direct(Farewell(BOB, THERE, 10, BOBS)),
+        direct(Welcome(BOB, RELAY)),
+        ControlFrame(None, BOB.bytes, BOBS, Kind.ANNOUNCE, b"C"),
+    ],
+)
+def test_a_direct_announce_is_believed_only_of_its_own_sender(frame: ControlFrame) -> None:
+    made = joined_bob(found(core()))
+    assert drops(made.control(frame, 1.0)) == [Drop.MALFORMED_CONTROL]
+    assert made.joined == {BOB: announce().info}
+
+
+def test_a_direct_announce_makes_no_link_and_revives_none() -> None:
+    made = found(core())
+    assert drops(made.control(direct(announce()), 1.0)) == [Drop.UNKNOWN_SENDER]
+    joined_bob(made)
+    made.link_down(THERE, 1.0)
+    made.probed(THERE, Probe.REFUSED, 1.0)  # it is given up, and read to its end
+    assert made.control(direct(changed(headers={"x": "y"})), 1.0) == []
+    assert made.drained(THERE, 1.1) == [PeerGone(announce().info, Cause.REFUSED)]
+    assert len(made.roster) == 0

@@ -23,13 +23,18 @@ from zdisco._core.envelope import (
     LinkBody,
     Marker,
     NumbersBody,
+    ReplyBody,
+    RequestBody,
     RetainedBody,
     Scope,
+    Status,
     TopicNumber,
+    check_name,
     check_topic,
     control_frame,
     data_frame,
     data_prefix,
+    group_topic,
     inbox,
     marker,
     parse_subscription,
@@ -210,7 +215,7 @@ def test_a_frame_without_our_whole_header_is_foreign(frame: bytes, topic: bytes)
     assert split(frame) == ForeignFrame(topic, frame)
 
 
-@pytest.mark.parametrize("kind", [*(kind for kind in Kind if kind > Kind.TAIL), 255])
+@pytest.mark.parametrize("kind", [*list(Kind)[2:], 11, 255])
 def test_a_data_frame_of_another_kind_is_malformed(kind: Any) -> None:
     with pytest.raises(MalformedMessage, match=f"kind {int(kind)}"):
         split(data_frame(data_prefix(b"eur", ID, SESSION, 5), kind, 1, b""))
@@ -226,7 +231,7 @@ def test_a_control_frame_that_is_not_whole_is_malformed(topic: bytes) -> None:
         with pytest.raises(MalformedMessage, match="without our header"):
             split(topic + wrong + frame[len(topic) + 2 :])
     kind_at = len(topic) + envelope.PREFIX_SIZE
-    for kind in (200, 255):
+    for kind in (len(Kind), 255):
         with pytest.raises(MalformedMessage, match=f"kind {kind}"):
             split(frame[:kind_at] + bytes([kind]) + frame[kind_at + 1 :])
 
@@ -255,6 +260,55 @@ def test_decode_undoes_encode_and_ignores_what_a_later_version_adds(
     for size in range(len(body.encode())):
         with pytest.raises(MalformedMessage):
             type(body).decode(body.encode()[:size])
+
+
+numbered = st.one_of(
+    st.builds(RequestBody, u64, topics, payloads),
+    st.builds(ReplyBody, u64, st.sampled_from(Status), payloads),
+)
+
+
+@given(numbered)
+def test_decode_undoes_encode_of_requests_and_replies(body: RequestBody | ReplyBody) -> None:
+    assert type(body).decode(body.encode()) == body
+    for size in range(len(body.encode()) - len(body.payload)):
+        with pytest.raises(MalformedMessage):
+            type(body).decode(body.encode()[:size])
+
+
+@given(st.binary(max_size=30))
+def test_any_body_is_a_request_or_a_reply_or_malformed(body: bytes) -> None:
+    for layout in (RequestBody, ReplyBody):
+        with suppress(MalformedMessage):
+            assert layout.decode(body).encode() == body
+
+
+def test_golden_bodies_of_requests_and_replies() -> None:
+    assert RequestBody(258, "é", b"x").encode().hex() == "0000000000000102" + "0002" + "c3a9" + "78"
+    assert ReplyBody(258, Status.FAILED, b"x").encode().hex() == "0000000000000102" + "01" + "78"
+
+
+def test_a_service_that_is_no_text_and_a_status_that_we_do_not_know_are_malformed() -> None:
+    with pytest.raises(MalformedMessage, match="no text"):
+        RequestBody.decode(bytes(8) + b"\0\x01\xff")
+    with pytest.raises(MalformedMessage, match="status 3"):
+        ReplyBody.decode(bytes(8) + b"\x03")
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("", "not empty"), ("a\0", "NUL"), ("\udcff", "surrogate"), ("x" * 1025, "1024")]
+)
+def test_names_of_groups_and_services_are_checked_like_topics(name: str, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        check_name("service", name)
+    with pytest.raises(ValueError, match=error):
+        group_topic(name)
+
+
+def test_the_topic_of_a_group_is_none_that_a_user_could_name() -> None:
+    assert group_topic("é") == b"\xfd\xc3\xa9"
+    with pytest.raises(UnicodeDecodeError):
+        group_topic("room").decode()
 
 
 def test_unknown_flags_of_a_link_are_ignored() -> None:

@@ -817,7 +817,9 @@ def test_a_newer_revision_updates_and_an_older_one_is_dropped() -> None:
     made = joined()
     newer = announce(revision=2)
     assert made.announced(newer, HERE, 1.0)[1] == [PeerUpdated(newer.info, announce().info)]
-    assert drops(made.announced(announce(revision=1), HERE, 1.0)[1]) == [Drop.STALE_ANNOUNCE]
+    assert made.announced(announce(revision=1), HERE, 1.0)[1] == []
+    assert made.joined[BOB] == newer.info
+    assert drops(made.announced(announce(revision=3, incarnation=9), HERE, 1.0)[1]) == [Drop.STALE_ANNOUNCE]
     assert made.announced(newer, HERE, 1.0)[1] == []
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from simulation import WELL_KNOWN, FakePeer, FakeProxy, Network
 from zdisco._core.actions import Drop
 from zdisco._core.config import PeerConfig
-from zdisco._core.events import PeerGone, PeerJoined, PeerSuspected, ProxyFound, ProxyLost
+from zdisco._core.events import PeerGone, PeerJoined, PeerSuspected, PeerUpdated, ProxyFound, ProxyLost
 from zdisco._core.model import Cause, LinkState, PeerInfo
 from zdisco._core.wire import Announce, DiscoveryMessage, Farewell, Welcome, encode
 
@@ -46,6 +46,10 @@ def assert_agreement(network: Network) -> None:
                 assert connection is not None
                 assert set(peer.sub.topics) == set(connection.in_force)
         assert len(peer.sub.sockets) == len(ids) - 1 + sum(classic.is_alive for classic in network.classics)
+
+
+def knows(peer: FakePeer, other: FakePeer) -> bool:
+    return peer is other or peer.core.joined.get(other.id) == other.core.info
 
 
 def count(peer: FakePeer, kind: type) -> int:
@@ -78,6 +82,35 @@ def test_a_newcomer_is_answered_though_most_messages_get_lost(seed: int) -> None
     network.loss = 0.0
     network.run(BEACONS)
     assert_agreement(network)
+
+
+@given(seed=SEEDS, proxy_dies=st.booleans())
+@settings(max_examples=10, deadline=None)
+def test_changes_are_told_once_in_their_order_and_the_last_is_known_to_all(seed: int, proxy_dies: bool) -> None:
+    network = Network(seed, repeats=0.3)
+    proxy = network.proxy()
+    peers = [network.peer(f"peer{number}") for number in range(4)]
+    network.run_until(lambda: is_complete(network), 1.0)
+    network.loss = 0.5
+    if proxy_dies:
+        proxy.die()
+    random = Random(seed)
+    for number in range(30):
+        random.choice(peers).update(str(number))
+        if random.random() < 0.3:
+            # So short that nobody is given up: who is would come back with the next beacon only.
+            one, other = random.sample(peers, 2)
+            network.cut(one, other, random.choice([0.0, 0.3]))
+        network.run(random.choice([0.0, 0.01, 0.3]))
+    # Far less than it takes to the next beacon.
+    network.run_until(lambda: all(knows(peer, other) for peer in peers for other in peers), 10.0)
+    for peer in peers:
+        for other in peers:
+            if other is not peer:
+                told = [event for event in peer.events if isinstance(event, PeerUpdated) and event.peer.id == other.id]
+                revisions = [event.peer.revision for event in told]
+                assert revisions == sorted(set(revisions))
+                assert all(event.was.revision < event.peer.revision for event in told)
 
 
 @given(seed=SEEDS)

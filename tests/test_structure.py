@@ -18,8 +18,8 @@ PACKAGE = ROOT / "src" / "zdisco"
 
 # A module may import only what stands above it. Inside `_cli` the order is free.
 ORDER = [
-    "_core/errors",
     "_core/model",
+    "_core/errors",
     "_core/config",
     "_core/timers",
     "_core/endpoints",
@@ -50,6 +50,8 @@ ORDER = [
     "_streams",
     "_messages",
     "_driver",
+    "_requests",
+    "_services",
     "_proxy",
     "_peer",
     "__init__",

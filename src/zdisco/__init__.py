@@ -10,8 +10,12 @@ from ._core.errors import (
     FarewellTimeout,
     InvalidEndpoint,
     MalformedMessage,
+    NoResponder,
     ProxySighting,
+    RequestFailed,
+    ResponderGone,
     SocketLimitError,
+    UnknownPeer,
     ZdiscoError,
 )
 from ._core.events import (
@@ -29,6 +33,8 @@ from ._core.events import (
 from ._core.model import Cause, LinkState, Message, PeerInfo, ReconnectStop, StreamOverflow
 from ._peer import Peer, Subscription
 from ._proxy import Proxy
+from ._requests import Reply
+from ._services import Request, Service
 from ._streams import Stream
 from ._zmq.monitor import MonitorEvent, MonitorStream, SocketEvent, monitor
 
@@ -49,6 +55,7 @@ __all__ = [
     "MessagesLost",
     "MonitorEvent",
     "MonitorStream",
+    "NoResponder",
     "Peer",
     "PeerConfig",
     "PeerGone",
@@ -62,11 +69,17 @@ __all__ = [
     "ProxyLost",
     "ProxySighting",
     "ReconnectStop",
+    "Reply",
+    "Request",
+    "RequestFailed",
+    "ResponderGone",
+    "Service",
     "SocketEvent",
     "SocketLimitError",
     "Stream",
     "StreamOverflow",
     "Subscription",
+    "UnknownPeer",
     "ZdiscoError",
     "monitor",
 ]

@@ -24,7 +24,7 @@ from ._core import actions
 from ._core.actions import Drop, Output
 from ._core.config import PeerConfig
 from ._core.discovery import Discovery
-from ._core.envelope import ControlFrame
+from ._core.envelope import ControlFrame, Kind
 from ._core.errors import MalformedMessage, ProxySighting
 from ._core.events import (
     Event,
@@ -81,6 +81,8 @@ class Driver:
             self.core.roster.sender, self.control, self.dropped, lambda loss: self.perform([loss])
         )
         self.data_frames = self.messages.deliver
+        self.inbox: Mapping[Kind, Callable[[ControlFrame], None]] = {}
+        """Who takes which frames of our inbox; the others are for the core."""
         self._tell = tell
         self._network = network
         self._proxies = {proxy.endpoint: _ProxySide(self, proxy) for proxy in proxies}
@@ -294,6 +296,8 @@ class Driver:
         """A control frame came in; not every one is for us."""
         if frame.inbox is not None and frame.inbox != self.core.info.id.bytes:
             self.dropped(Drop.OTHER_INBOX)
+        elif frame.inbox is not None and (take := self.inbox.get(frame.kind)) is not None:
+            take(frame)
         else:
             self.feed(self.core.control(frame, anyio.current_time()))
 

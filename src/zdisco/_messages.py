@@ -360,7 +360,8 @@ class Subscriptions:
         topic = _text(frame.topic)
         message = Message(None, topic, frame.payload)
         for stream in self._streams.matching(frame.payload):
-            if stream._wants(frame.payload, topic):
+            # What has no header of ours is no message of a group, whatever it begins with.
+            if stream._prefix[:1] != GROUP and stream._wants(b"", topic):
                 stream._incoming.append(message)
                 self._touched[stream] = None
 

@@ -14,6 +14,7 @@ import secrets
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType, TracebackType
@@ -45,15 +46,17 @@ from ._core.actions import Drop
 from ._core.config import PeerConfig
 from ._core.discovery import Stage
 from ._core.endpoints import TcpEndpoint, numeric, parse
-from ._core.envelope import NUMBER, check_topic
-from ._core.errors import ClosedError, DiscoveryTimeout, FarewellTimeout, InvalidEndpoint
-from ._core.events import Event, EventsDropped
+from ._core.envelope import NUMBER, Kind, check_name, check_topic, group_topic
+from ._core.errors import ClosedError, DiscoveryTimeout, FarewellTimeout, InvalidEndpoint, UnknownPeer
+from ._core.events import Event, EventsDropped, PeerEvent
 from ._core.model import NO_SESSION, Endpoint, Message, PeerInfo, StreamOverflow
 from ._core.publications import Publication
 from ._core.wire import Announce, encode
 from ._driver import Driver
 from ._loops import call_soon
 from ._messages import M, MessageStream, Received
+from ._requests import Post, Reply, Requests, answer, reply
+from ._services import Handler, Request, Service, Services
 from ._streams import Stream
 from ._zmq.monitor import MonitorEvent, SocketEvent, socket_events
 from ._zmq.network import ZmqNetwork, local_address_towards
@@ -83,8 +86,9 @@ class Peer:
     Args:
         proxies: The well-known endpoint of a proxy, or several.
         name: What people call this peer; need not be unique.
-        headers: Text to text, announced to all.
-        groups: Names of groups, announced to all.
+        headers: Text to text, announced to all; `update` changes them.
+        groups: Names of groups of which this peer is a member as long as it lives, announced to all; it reads
+            those that it joins, see `join`.
         cluster: Only peers of the same cluster link.
         id: Names this peer; random unless given. No two running peers may have the same one: each would
             replace the other, again and again.
@@ -99,7 +103,7 @@ class Peer:
         InvalidEndpoint: If a proxy is no endpoint, ``host`` no address, or ``advertise`` neither host nor endpoint.
         AnnounceTooLarge: If name, headers and groups do not fit into one announce.
         TypeError: If an argument is of the wrong type.
-        ValueError: If ``port`` is none.
+        ValueError: If ``port`` is none, or the name of a group could be no topic.
 
     Entering the block raises `BindError` if the data channel cannot be bound, or if no local
     address leads to a proxy, `SocketLimitError` if no descriptors are left, and
@@ -132,12 +136,15 @@ class Peer:
             advertised_endpoint(advertise, 1)
         if not callable(network):
             raise TypeError(f"network must make a network of a PeerConfig, not {network!r}")
+        member_of = frozenset(several_texts("groups", groups))
+        for group in member_of:
+            check_name("group", group)
         info = PeerInfo(
             id=uuid4() if id is None else of_type("id", id, UUID),
             endpoint="",
             name=of_type("name", name, str),
             headers=text_pairs("headers", {} if headers is None else headers),
-            groups=frozenset(several_texts("groups", groups)),
+            groups=member_of,
             cluster=of_type("cluster", cluster, str),
             incarnation=time.time_ns() // 1_000_000,
             host=socket.gethostname(),
@@ -162,6 +169,9 @@ class Peer:
         """How many messages were published in this turn of the event loop."""
         self._topics: dict[str, Publication] = {}
         self._send: Callable[[bytes], bool] = _refuse
+        self._groups = Counter(member_of)
+        self._services = Services(self._config.stream_capacity, self._offer)
+        self._requests: Requests | None = None
         self._event_streams: WeakSet[Stream[Event]] = WeakSet()
         self._monitor_streams: WeakSet[_SocketEvents] = WeakSet()
 
@@ -265,6 +275,14 @@ class Peer:
         self._drops = driver.drops
         self._topics = driver.core.roster.publications.topics
         self._send = self._data.publish
+        post = Post(driver)
+        self._services.open(post)
+        self._requests = requests = Requests(post, self._me.session, lambda: tuple(driver.core.joined.values()))
+        driver.inbox = {
+            Kind.DIRECT: self._services.directed,
+            Kind.REQUEST: self._services.requested,
+            Kind.REPLY: requests.replied,
+        }
         self._background = Background(driver.run, self._shut)
         await self._background.start()
 
@@ -291,6 +309,8 @@ class Peer:
         self._is_closed = True
         self._turn = _NO_TURN
         driver, self._driver = self._driver, None
+        self._end_requests("is not open")
+        self._services.end()
         streams: list[Stream[Any]] = [*self._event_streams, *self._monitor_streams]
         if driver is not None:
             streams += driver.messages
@@ -299,7 +319,14 @@ class Peer:
         for channel in self._channels:
             channel.close()
         if driver is not None:
+            self._me = driver.core.me
             driver.close()
+
+    def _end_requests(self, state: str) -> None:
+        """Answer what we still can as failed, and wait for no answer."""
+        self._services.close(state)
+        if self._requests is not None:
+            self._requests.close(state)
 
     async def _close_network(self) -> None:
         data, self._data = self._data, None
@@ -336,8 +363,8 @@ class Peer:
         """Say farewell, and wait until every proxy that hears us has relayed it.
 
         When this returns, every peer that the proxies reach has been told. From the call on we
-        announce, publish and subscribe no more, and nobody joins us; leaving the block closes the
-        rest.
+        announce, publish and subscribe no more, nobody joins us, and requests in both directions
+        have failed; leaving the block closes the rest.
 
         Raises:
             FarewellTimeout: If a farewell did not come back within ``farewell_timeout`` seconds.
@@ -347,6 +374,7 @@ class Peer:
         """
         driver = self._opened
         self._turn = _NO_TURN
+        self._end_requests("is leaving")
         driver.feed(driver.core.leave(anyio.current_time()))
         with anyio.move_on_after(self._config.farewell_timeout):
             while driver.core.unheard_farewells and not driver.is_closed:
@@ -409,6 +437,8 @@ class Peer:
         return stream
 
     def _tell(self, event: Event) -> None:
+        if isinstance(event, PeerEvent) and self._requests is not None:
+            self._requests.told(event)
         for stream in self._event_streams:
             stream._push([event])
 
@@ -495,6 +525,13 @@ class Peer:
     async def _publish_later(self, topic: str, payload: bytes, retain: bool) -> None:
         raise NotImplementedError
 
+    def _publish_as(self, publication: Publication, payload: bytes) -> bool:
+        number = publication.sequence + 1
+        if not self._send(publication.prefix + _pack(0, number) + payload):
+            return False
+        publication.sequence = number
+        return True
+
     def _publish_chunk(self, topic: str, payloads: Sequence[bytes]) -> None:
         publication = self._publication(topic)
         send, prefix = self._send, publication.prefix
@@ -505,20 +542,33 @@ class Peer:
 
     def _publication(self, topic: str) -> Publication:
         """The publication of a topic, which does not rest any more."""
+        publications = self._staying.core.roster.publications
+        known = publications.topics.get(topic) if type(topic) is str else None
+        return self._awake(*(publications.add(topic) if known is None else (known, [])))
+
+    def _group_publication(self, group: str) -> Publication:
+        """The same for the messages to a group."""
+        publications = self._staying.core.roster.publications
+        known = publications.groups.get(group) if type(group) is str else None
+        return self._awake(*(publications.add_group(group) if known is None else (known, [])))
+
+    def _awake(self, publication: Publication, first: Sequence[bytes]) -> Publication:
         driver = self._staying
-        publications = driver.core.roster.publications
-        publication = publications.topics.get(topic) if type(topic) is str else None
-        if publication is None:
-            publication, frames = publications.add(topic)
-            for frame in frames:
-                driver.data.send(frame)
+        for frame in first:
+            driver.data.send(frame)
         if not publication.is_active:
-            publications.activate(publication, anyio.current_time())
+            driver.core.roster.publications.activate(publication, anyio.current_time())
             driver.feed([])
         return publication
 
     # A turn of the event loop begins with the first message that is published in it, and is looked
     # after once, not for each message.
+
+    async def _take_turn(self) -> None:
+        """One more message, after others had their turn where this one was long."""
+        if self._turn >= _TURN:
+            await self._next_turn()
+        self._turn += 1
 
     async def _next_turn(self) -> None:
         if self._turn != _NO_TURN:
@@ -626,6 +676,251 @@ class Peer:
         if (driver := self._driver) is not None:
             driver.perform(driver.core.roster.unsubscribe(driver.messages.remove(stream)))
 
+    # What we say of ourselves
+
+    async def update(self, *, headers: Mapping[str, str]) -> None:
+        """Announce other headers, in the place of all that were announced before.
+
+        Every peer that is linked with us is told `PeerUpdated`, directly and through the proxies,
+        so it works while they are gone; who comes later learns the newest. `me` has them at once.
+        Where nothing changes, nothing is announced.
+
+        Args:
+            headers: Text to text.
+
+        Raises:
+            TypeError: If ``headers`` does not map text to text.
+            AnnounceTooLarge: If they do not fit into one announce; then nothing has changed.
+            ValueError: If a text cannot be UTF-8; likewise.
+            ClosedError: If the peer is not open, or is leaving.
+
+        Cancellation: safe; it has been announced, or nothing has changed.
+        """
+        pairs = text_pairs("headers", headers)
+        await anyio.lowlevel.checkpoint()
+        driver = self._staying
+        driver.feed(driver.core.update(headers=pairs))
+
+    def _offer(self, services: frozenset[str]) -> None:
+        if self._driver is not None:
+            self._driver.feed(self._driver.core.update(services=services))
+
+    def _count_member(self, group: str, step: int) -> None:
+        """Announce what we are a member of after one more, or one less, user of a group."""
+        groups = self._groups + Counter({group: step}) if step > 0 else self._groups - Counter({group: 1})
+        if self._driver is not None:
+            self._driver.feed(self._driver.core.update(groups=groups))
+        self._groups = groups
+
+    # Groups
+
+    def join(self, group: str) -> Subscription[Message]:
+        """Be a member of a group: read what is published to it, and be announced as a member.
+
+        Use it with ``async with``. Once entered, the messages of every peer that relies on us
+        arrive, as with `subscribe`; only then the membership is announced, so whoever sees us among
+        the members reaches us. The membership ends with the last block of the group, unless the
+        group was given to the constructor. Who joins and leaves is told as `PeerJoined`,
+        `PeerUpdated` and `PeerGone`, see ``groups`` of their peer.
+
+        Args:
+            group: Its name: text without NUL, not empty.
+
+        Raises:
+            TypeError: If ``group`` is not text.
+            ValueError: If ``group`` is empty, holds a NUL, or has more than 1024 bytes of UTF-8.
+        """
+        return _Membership(self, group, group_topic(group) + b"\0", self._config.stream_capacity)
+
+    def members(self, group: str) -> Mapping[UUID, PeerInfo]:
+        """The joined peers that are members of a group now, by id, ourselves not among them; read-only."""
+        return MappingProxyType({id: peer for id, peer in self.peers.items() if group in peer.groups})
+
+    async def publish_group(self, group: str, payload: bytes) -> None:
+        """Send a message to all members of a group that have joined it; we need not be one.
+
+        A subscription to topics, even to all of them, does not get it. A peer whose queue is full
+        (``send_hwm`` messages) does not get it; nobody else is held up.
+
+        Args:
+            group: Its name: text without NUL, not empty.
+            payload: Any bytes.
+
+        Raises:
+            TypeError: If ``group`` is not text or ``payload`` not bytes.
+            ValueError: If ``group`` is empty, holds a NUL, or has more than 1024 bytes of UTF-8.
+            ClosedError: If the peer is not open, or is leaving.
+
+        Cancellation: safe; the message has been sent, or has not.
+        """
+        raw = payload_bytes(payload)
+        await self._take_turn()
+        self._publish_as(self._group_publication(group), raw)
+
+    # Messages to one peer, and requests
+
+    async def send(self, to: UUID | PeerInfo, payload: bytes) -> None:
+        """Send a message to one joined peer, which reads it from its `inbox`.
+
+        Messages to one peer arrive in the order in which they were sent. If its queue is full
+        (``send_hwm`` messages) it does not get this one.
+
+        Args:
+            to: The peer, or its id.
+            payload: Any bytes.
+
+        Raises:
+            TypeError: If ``to`` is neither, or ``payload`` is not bytes.
+            UnknownPeer: If no such peer is joined (one that is suspect is not), or it is a classic one.
+            ClosedError: If the peer is not open, or is leaving.
+
+        Cancellation: safe; the message has been sent, or has not.
+        """
+        id, raw = _peer_id(to), payload_bytes(payload)
+        await self._take_turn()
+        post = Post(self._staying)
+        post.life(id)
+        post.send(id, Kind.DIRECT, raw)
+
+    def inbox(self) -> Stream[Message]:
+        """The messages that others `send` to us alone; their ``topic`` is empty.
+
+        Each reader gets all that comes from the call on. What comes while nobody reads, from the
+        entry of the block on, waits for the next call. A reader that is more than
+        ``stream_capacity`` messages behind loses the oldest; ``dropped`` counts them. May be called
+        before the block is entered. Ends when the peer is closed.
+        """
+        return self._services.inbox.reader()
+
+    async def request(
+        self, to: UUID | PeerInfo | str, payload: bytes, *, timeout: float | None = None, service: str = ""
+    ) -> bytes:
+        """Ask one peer, and wait for its answer. Any number may be under way at the same time.
+
+        A request to a peer is read from its `requests`; with the name of a service it is answered
+        by what that peer runs with `serve`. Without a peer, one of the joined peers that offer the
+        service is asked, each in turn; never ourselves.
+
+        It is sent once. If a queue on the way is full (``send_hwm`` messages), it, or its answer, is
+        lost without notice: then the timeout tells. After an error other than `NoResponder` and
+        `UnknownPeer` the request may or may not have been carried out.
+
+        Args:
+            to: The peer, or its id, or the name of a service.
+            payload: Any bytes.
+            timeout: Seconds; ``request_timeout`` of the configuration unless given.
+            service: The service of the peer that is to answer, where ``to`` is a peer.
+
+        Returns:
+            The payload of the answer.
+
+        Raises:
+            UnknownPeer: If no such peer is joined (one that is suspect is not), or it is a classic one.
+            NoResponder: If no joined peer offers the service.
+            ResponderGone: As soon as the peer that was asked is gone.
+            RequestFailed: If it answered that it failed, or that it does not serve this.
+            TimeoutError: If there was no answer in time.
+            TypeError: If an argument is of the wrong type.
+            ValueError: If a name could be none, or two services are named.
+            ClosedError: If the peer is not open, or is leaving, or is closed meanwhile.
+
+        Cancellation: safe. The request is forgotten; the responder is not told, and its answer is
+        dropped and counted.
+        """
+        raw, seconds = payload_bytes(payload), self._seconds(timeout)
+        if isinstance(to, str):
+            if service:
+                raise ValueError(f"a request names one service, not {to!r} and {service!r}")
+            check_name("service", to)
+            requests = self._asking
+            peer, service = requests.next_offer(to), to
+        else:
+            if service != "":
+                check_name("service", service)
+            id = _peer_id(to)
+            requests = self._asking
+            found = self._staying.core.joined.get(id)
+            if found is None:
+                raise UnknownPeer(id)
+            peer = found
+        (asked,) = await requests.ask((peer,), service, raw, seconds)
+        return answer(asked, seconds)
+
+    async def request_many(self, service: str, payload: bytes, *, timeout: float | None = None) -> list[Reply]:
+        """Ask all joined peers that offer a service, and wait until each has answered, is gone, or is out of time.
+
+        Args:
+            service: Its name.
+            payload: Any bytes.
+            timeout: Seconds for all together; ``request_timeout`` of the configuration unless given.
+
+        Returns:
+            One `Reply` for each peer that was asked.
+
+        Raises:
+            NoResponder: If no joined peer offers the service.
+            TypeError: If an argument is of the wrong type.
+            ValueError: If ``service`` could be no name.
+            ClosedError: If the peer is not open, or is leaving, or is closed meanwhile.
+
+        Cancellation: safe. The requests are forgotten; answers are dropped and counted.
+        """
+        raw, seconds = payload_bytes(payload), self._seconds(timeout)
+        check_name("service", service)
+        requests = self._asking
+        asked = await requests.ask(requests.offers(service), service, raw, seconds)
+        return [reply(one, seconds) for one in asked]
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self._config.request_timeout if timeout is None else timeout_seconds(timeout)
+
+    @property
+    def _asking(self) -> Requests:
+        self._staying  # noqa: B018  raises if nobody can be asked
+        assert self._requests is not None
+        return self._requests
+
+    def requests(self) -> Stream[Request]:
+        """The requests to this peer that name no service, each to be answered with its `Request.reply`.
+
+        Several readers share them: each request goes to one. What comes while nobody reads, from the
+        entry of the block on, waits for a reader. When more than ``stream_capacity`` wait, the oldest
+        are answered as failed; ``dropped`` counts them. May be called before the block is entered.
+        Ends when the peer is closed.
+        """
+        return self._services.requests.reader()
+
+    def serve(self, service: str, handler: Handler, *, limit: int | None = None) -> Service:
+        """Offer a service: answer each request to it with what ``await handler(request)`` returns.
+
+        Use it with ``async with``: the service is announced when it can answer, and served until the
+        block is left. What the handler raises reaches the requester as `RequestFailed`, with its type
+        and text, and is logged here. More than ``limit`` requests wait; more than ``stream_capacity``
+        of those fail. A request whose sender is gone before its turn is not begun.
+
+        When the block is left, or the peer leaves, the service is no longer announced, what is not
+        answered is answered as failed, and handlers are cancelled. On asyncio the block may be left
+        in another task than the one that entered it.
+
+        Args:
+            service: Its name: text without NUL, not empty.
+            handler: Called with each `Request`; returns the payload of the answer. It runs in one of
+                ``limit`` tasks, which are used again.
+            limit: Requests that it works on at the same time; ``serve_limit`` of the configuration unless given.
+
+        Raises:
+            TypeError: If an argument is of the wrong type.
+            ValueError: If ``service`` is empty, holds a NUL, or has more than 1024 bytes of UTF-8, or ``limit`` is
+                less than 1.
+        """
+        check_name("service", service)
+        if not callable(handler):
+            raise TypeError(f"handler must take a request and return an awaitable, not be {handler!r}")
+        most = self._config.serve_limit if limit is None else of_type("limit", limit, int)
+        if most < 1:
+            raise ValueError(f"limit must be at least 1, not {most}")
+        return Service(self._services, lambda: self._staying, service, handler, most)
+
 
 class Subscription(MessageStream[M]):
     """The messages of one subscription: ``async with`` makes it, ``async for`` reads it."""
@@ -683,6 +978,39 @@ class Subscription(MessageStream[M]):
         self._end()
 
 
+class _Membership(Subscription[Message]):
+    """The messages of one group, and our membership in it."""
+
+    def __init__(self, peer: Peer, group: str, prefix: bytes, capacity: int) -> None:
+        super().__init__(peer, prefix, capacity, StreamOverflow.DROP_OLDEST, tells=False, accepts=None)
+        self._group = group
+        self._is_member = False
+
+    async def __aenter__(self) -> Self:
+        """Subscribe, wait until it is in force at every peer that relies on us, then announce the membership.
+
+        Raises:
+            AnnounceTooLarge: If no more fits into the announce of the peer.
+            ClosedError: If the peer is not open, or is leaving, or this block was entered before.
+
+        Cancellation: safe; then we are no member.
+        """
+        await super().__aenter__()
+        try:
+            self._peer._count_member(self._group, 1)
+        except BaseException:
+            self._unregister()
+            raise
+        self._is_member = True
+        return self
+
+    def _unregister(self) -> None:
+        if self._is_member:
+            self._is_member = False
+            self._peer._count_member(self._group, -1)
+        super()._unregister()
+
+
 class _SocketEvents(Stream[MonitorEvent | EventsDropped]):
     """The socket events of a peer, as far as a mask lets them through."""
 
@@ -697,6 +1025,14 @@ class _SocketEvents(Stream[MonitorEvent | EventsDropped]):
 
 def _refuse(_: bytes) -> bool:
     raise ClosedError("peer")
+
+
+def _peer_id(to: object) -> UUID:
+    if isinstance(to, PeerInfo):
+        return to.id
+    if not isinstance(to, UUID):
+        raise TypeError(f"a peer is given by its PeerInfo or its id, not by {to!r}")
+    return to
 
 
 def _new_session() -> bytes:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Generic, Self, TypeVar
+from weakref import WeakSet
 
 import anyio
 import anyio.lowlevel
@@ -118,3 +119,86 @@ class Stream(Generic[T]):
         """Let the reader take what waits, then end."""
         self._is_closed = True
         self._wake()
+
+
+class Mailbox(Generic[T]):
+    """What comes for whoever reads it: each reader gets all from its call on, and what came while nobody read."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._readers: WeakSet[Stream[T]] = WeakSet()
+        self._unread: Stream[T] | None = None
+        """Holds what comes while nobody reads; the next reader gets it."""
+        self._is_closed = False
+
+    def reader(self) -> Stream[T]:
+        """One more reader; it is forgotten when it is closed, or when nobody holds it any more."""
+        stream: Stream[T] = Stream(self._capacity) if self._unread is None else self._unread
+        self._unread = None
+        self._readers.add(stream)
+        if self._is_closed:
+            stream._end()
+        return stream
+
+    def push(self, item: T) -> int:
+        """Give an item to all readers; returns how many of the oldest had to go."""
+        streams = [stream for stream in self._readers if not stream._is_closed]
+        if not streams:
+            if self._unread is None:
+                self._unread = Stream(self._capacity)
+            streams = [self._unread]
+        return sum(stream._push([item]) for stream in streams)
+
+    def end(self) -> None:
+        """Let the readers take what waits, then end."""
+        self._is_closed = True
+        for stream in self._readers:
+            stream._end()
+
+
+class _Share(Stream[T]):
+    """One of the readers of a `WorkQueue`."""
+
+    def __init__(self, capacity: int, queue: deque[T]) -> None:
+        super().__init__(capacity)
+        self._queue = queue
+
+    def _end(self) -> None:
+        # What waits is not its own, and stays for the others.
+        self._queue = deque()
+        super()._end()
+
+
+class WorkQueue(Generic[T]):
+    """What is to be done once: each item goes to one of the readers, and waits for one while nobody reads."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._queue: deque[T] = deque()
+        self._readers: WeakSet[_Share[T]] = WeakSet()
+        self._is_closed = False
+
+    def reader(self) -> Stream[T]:
+        """One more reader."""
+        share = _Share(self._capacity, self._queue)
+        self._readers.add(share)
+        if self._is_closed:
+            share._end()
+        return share
+
+    def push(self, item: T) -> list[T]:
+        """Add an item; returns the oldest that had to go."""
+        self._queue.append(item)
+        excess = [self._queue.popleft() for _ in range(len(self._queue) - self._capacity)]
+        for share in self._readers:
+            if not share._is_closed:
+                share.dropped += len(excess)
+                share._settle()
+        return excess
+
+    def end(self) -> None:
+        """End all readers; what waits is dropped."""
+        self._is_closed = True
+        self._queue.clear()
+        for share in self._readers:
+            share._end()

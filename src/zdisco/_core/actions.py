@@ -133,6 +133,8 @@ class Drop(Enum):
     OTHER_INBOX = "frame for the inbox of another peer"
     STALE_NUMBER = "message whose number does not grow"
     STREAM_FULL = "message for a stream whose reader is too slow"
+    LATE_REPLY = "reply that nobody waits for any more"
+    FORGED_REPLY = "reply of a peer that was not asked"
     SEND_QUEUE_FULL = "discovery message for a proxy whose queue is full"
 
 

@@ -141,7 +141,12 @@ class PeerConfig:
     receive_hwm: int = field(default=1_000, validator=_is_count)
     """Messages of one peer that libzmq holds before it stops reading from it."""
     stream_capacity: int = field(default=65_536, validator=_is_count)
-    """Messages that wait in one subscription before the oldest are dropped."""
+    """Messages that wait in one subscription or inbox before the oldest are dropped, and requests that wait for one
+    service before more of them fail."""
+    request_timeout: float = field(default=10.0, validator=_is_seconds)
+    """How long a request waits for its reply."""
+    serve_limit: int = field(default=64, validator=_is_count)
+    """Requests to one service that its handler works on at the same time."""
     event_capacity: int = field(default=10_000, validator=_is_count)
     """Events that wait in one event or monitor stream before the oldest are dropped."""
     max_peers: int = field(default=4_096, validator=_is_count)

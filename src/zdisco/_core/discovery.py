@@ -10,11 +10,14 @@ Rule 3: a peer that is leaving answers nobody, except by another farewell.
 
 Rule 4: what others say about us does not count. A farewell in our name that we did not send, or
 an announce of our id by somebody else, makes us raise our incarnation and announce.
+
+Rule 5: a change of what we announce goes to each peer directly, too, and again to whoever
+connects later, so it arrives with every proxy gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TypeAlias
 from uuid import UUID
@@ -29,6 +32,7 @@ from .envelope import (
     ConfirmBody,
     ControlFrame,
     FarewellBody,
+    Inbox,
     Kind,
     LinkBody,
     Marker,
@@ -45,7 +49,7 @@ from .model import Endpoint, PeerId, PeerInfo, Probe
 from .relay import Relay, RelaySignal, RelayState
 from .roster import Roster
 from .timers import Timers
-from .wire import MAX_INCARNATION, Announce, Farewell, Welcome, decode, encode
+from .wire import MAX_INCARNATION, Announce, DiscoveryMessage, Farewell, Welcome, decode, encode
 
 
 class Stage(Enum):
@@ -285,6 +289,36 @@ class Discovery:
             return [Dropped(Drop.REFUSED_ENDPOINT, f"{name} does not resolve") for _ in waiting]
         return [output for announce in waiting for output in self._admit(announce, endpoint, now)]
 
+    def update(
+        self,
+        *,
+        headers: Mapping[str, str] | None = None,
+        groups: Iterable[str] | None = None,
+        services: Iterable[str] | None = None,
+    ) -> list[Output]:
+        """Announce a change of ourselves to all; what is not given stays as it is.
+
+        Raises:
+            AnnounceTooLarge: If it does not fit into one announce; then nothing has changed.
+            ValueError: If a text holds a surrogate; likewise.
+        """
+        mine = self.me.info
+        changed = evolve(
+            mine,
+            headers=mine.headers if headers is None else headers,
+            groups=mine.groups if groups is None else groups,
+            services=mine.services if services is None else services,
+        )
+        if changed == mine or self.stage is not Stage.STARTED:
+            return []
+        me = evolve(self.me, info=evolve(changed, revision=mine.revision + 1))
+        encode(me)  # raises before anything has changed
+        self.me = me
+        return [self._direct_announce(ALL), *self._announce_to_all()]
+
+    def _direct_announce(self, topic: bytes) -> SendData:
+        return SendData(control_frame(topic, Kind.ANNOUNCE, self.me.info.id, self.me.session, encode(self.me)))
+
     def _admit(self, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
         if not self._may_connect(announce.info, endpoint):
             return [Dropped(Drop.REFUSED_ENDPOINT, endpoint)]
@@ -426,10 +460,17 @@ class Discovery:
                     return self.roster.confirm_heard(key, ConfirmBody.decode(frame.body), now)
                 case Kind.FAREWELL:
                     return self.roster.direct_farewell(key, FarewellBody.decode(frame.body), now)
+                case Kind.ANNOUNCE:
+                    return self._announced_directly(key, decode(frame.body), now)
                 case _:
                     return [Dropped(Drop.MALFORMED_CONTROL, f"kind {frame.kind}")]
         except MalformedMessage as error:
             return [Dropped(Drop.MALFORMED_CONTROL, error.reason)]
+
+    def _announced_directly(self, key: LinkKey, message: DiscoveryMessage, now: float) -> list[Output]:
+        if not isinstance(message, Announce) or message.is_classic or (message.info.id, message.session) != key:
+            return [Dropped(Drop.MALFORMED_CONTROL, "no announce of its sender")]
+        return self.roster.announced_directly(message, now)
 
     def _link_message(self, key: tuple[PeerId, bytes], body: LinkBody, now: float) -> list[Output]:
         if self.stage is not Stage.STARTED:
@@ -450,7 +491,12 @@ class Discovery:
         if self.stage is Stage.LEAVING:
             # It came too late for the farewell that we sent, and would wait for us in vain.
             return [self._direct_farewell(inbox(control.id))] if isinstance(control, Marker) else []
-        return self.roster.subscribed(control, now)
+        outputs = self.roster.subscribed(control, now)
+        if isinstance(control, Inbox) and self.me.info.revision > 0:
+            # What we announced directly before this connection came up did not get there. It goes
+            # first, so that whoever joins us by the link message knows the present state.
+            outputs = [self._direct_announce(inbox(control.id)), *outputs]
+        return outputs
 
     def link_up(self, endpoint: Endpoint, now: float) -> list[Output]:
         """The ZMTP handshake with the peer at ``endpoint`` succeeded."""

@@ -6,6 +6,7 @@ finds all that is known of the stream::
     data frame:     topic, NUL, header, payload        topic: UTF-8 without NUL
     control frame:  FE, header, body                   to all
                     FF, id (16), header, body          to one peer: its inbox
+    group frame:    FD, name, NUL, header, payload     a data frame whose topic is a group's
 
     header, 35 bytes, big-endian:
     offset  size  field
@@ -16,8 +17,9 @@ finds all that is known of the stream::
     26      1     kind
     27      8     sequence number, 0 in a control frame
 
-Rule 2: FE and FF never begin UTF-8, so the first byte tells a control frame. It has no NUL
-before its header and is never searched for one: one random UUID in 19 holds a zero byte.
+Rule 2: FD, FE and FF never begin UTF-8, so the first byte tells a group's frame and a control
+frame from those of a topic. A control frame has no NUL before its header and is never searched
+for one: one random UUID in 19 holds a zero byte.
 
 Rule 3: what has no header of ours is a foreign frame, which is no error: a classic program may
 publish anything. Any bytes end in a frame or in `MalformedMessage`.
@@ -47,10 +49,10 @@ PREFIX_SIZE = 26
 NUMBER = Struct(">BQ")
 """The rest of the header: kind, sequence number."""
 
-GROUP = b"\xfd"
-"""What the topic of a group begins with, before the name; such frames are data frames."""
 ALL = b"\xfe"
 """The control topic that every peer subscribes to."""
+GROUP = b"\xfd"
+"""The first byte of the topic of a group; the name follows."""
 TOPIC_LIMIT = 1024
 """Bytes of an ordinary topic. libzmq keeps subscriptions in a tree with a level for each byte,
 which it takes down by recursion: 200,000 levels end the process."""
@@ -79,9 +81,17 @@ class Kind(IntEnum):
     FAREWELL = 4
     """"I am leaving", to all."""
     NUMBERS = 5
-    """A piece of what belongs to a confirmation: the numbers of topics, to an inbox."""
+    """A piece of what belongs to a `CONFIRM`, the numbers of topics, to an inbox."""
     RETAINED = 6
-    """Another such piece: the last value of a topic, to an inbox."""
+    """Another such piece, the last value of a topic, to an inbox."""
+    ANNOUNCE = 7
+    """An announce that has changed since the first, to all or to an inbox."""
+    DIRECT = 8
+    """A message for one peer, to its inbox."""
+    REQUEST = 9
+    """A request, to an inbox."""
+    REPLY = 10
+    """The answer to a request, to an inbox."""
 
 
 _KINDS = tuple(Kind)
@@ -140,22 +150,43 @@ def check_topic(topic: str) -> bytes:
         TypeError: If it is not text.
         ValueError: If it holds a NUL, which ends a topic in a frame, cannot be UTF-8, or is too long.
     """
-    if not isinstance(topic, str):
-        raise TypeError(f"a topic is text, not {type(topic).__name__}: {topic!r}")
-    if "\0" in topic:
-        raise ValueError(f"topic {topic!r} holds a NUL")
-    try:
-        raw = topic.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"topic {topic!r} holds a surrogate") from error
-    if len(raw) > TOPIC_LIMIT:
-        raise ValueError(f"a topic has at most {TOPIC_LIMIT} bytes of UTF-8, not {len(raw)}: {topic[:20]!r}...")
+    return _check_text("topic", topic)
+
+
+def check_name(what: str, name: str) -> bytes:
+    """The bytes of the name of a group or a service, which is checked like a topic and not empty.
+
+    Args:
+        what: What it names, for the text of the error.
+        name: The name.
+
+    Raises:
+        TypeError: If it is not text.
+        ValueError: If it is empty, or could be no topic.
+    """
+    raw = _check_text(what, name)
+    if not raw:
+        raise ValueError(f"the name of a {what} is not empty")
     return raw
 
 
-def group_topic(group: str) -> bytes:
-    """The topic of a group, which no subscription to ordinary topics but the one to all covers."""
-    return GROUP + group.encode()
+def group_topic(name: str) -> bytes:
+    """The topic of a group; raises like `check_name`."""
+    return GROUP + check_name("group", name)
+
+
+def _check_text(what: str, text: str) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"a {what} is text, not {type(text).__name__}: {text!r}")
+    if "\0" in text:
+        raise ValueError(f"{what} {text!r} holds a NUL")
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} {text!r} holds a surrogate") from error
+    if len(raw) > TOPIC_LIMIT:
+        raise ValueError(f"a {what} has at most {TOPIC_LIMIT} bytes of UTF-8, not {len(raw)}: {text[:20]!r}...")
+    return raw
 
 
 def data_prefix(topic: bytes, sender: PeerId, session: bytes, stream: int) -> bytes:
@@ -297,6 +328,8 @@ _CONFIRM = Struct(">IIII")
 _PIECE = Struct(">I")
 _ENTRY = Struct(">IQ")
 _FAREWELL = Struct(">Q")
+_REQUEST = Struct(">QH")
+_REPLY = Struct(">QB")
 _ANSWER_ME = 0x01
 _STRANGER = 0x02
 
@@ -462,6 +495,72 @@ class FarewellBody:
         if incarnation > MAX_INCARNATION:
             raise MalformedMessage("incarnation is out of range", len(body))
         return cls(incarnation)
+
+
+# Not frozen, for the reason given at `DataFrame`.
+@define
+class RequestBody:
+    """What a `Kind.REQUEST` frame says: number (8 bytes), length of the service (2), the service, the payload."""
+
+    number: int
+    """Chosen by the requester; no two of one life are the same."""
+    service: str
+    """Empty for a request to the peer itself."""
+    payload: bytes
+
+    def encode(self) -> bytes:
+        """The body of the frame."""
+        service = self.service.encode()
+        return _REQUEST.pack(self.number, len(service)) + service + self.payload
+
+    @classmethod
+    def decode(cls, body: bytes) -> RequestBody:
+        """Read the body of a frame; raises `MalformedMessage`."""
+        _check_size(body, _REQUEST)
+        number, length = _REQUEST.unpack_from(body)
+        end = _REQUEST.size + length
+        if len(body) < end:
+            raise MalformedMessage("the service of a request is cut off", len(body))
+        try:
+            return cls(number, body[_REQUEST.size : end].decode(), body[end:])
+        except UnicodeDecodeError as error:
+            raise MalformedMessage("the service of a request is no text", len(body)) from error
+
+
+class Status(IntEnum):
+    """What came of a request."""
+
+    DONE = 0
+    """The payload is the answer."""
+    FAILED = 1
+    """The payload is the reason, as text."""
+    NOT_SERVED = 2
+    """Nobody serves that here; there is no payload."""
+
+
+_STATUSES = tuple(Status)
+
+
+@define
+class ReplyBody:
+    """What a `Kind.REPLY` frame says: the number of the request (8 bytes), status (1), the payload."""
+
+    number: int
+    status: Status
+    payload: bytes
+
+    def encode(self) -> bytes:
+        """The body of the frame."""
+        return _REPLY.pack(self.number, self.status) + self.payload
+
+    @classmethod
+    def decode(cls, body: bytes) -> ReplyBody:
+        """Read the body of a frame; raises `MalformedMessage`."""
+        _check_size(body, _REPLY)
+        number, status = _REPLY.unpack_from(body)
+        if status >= len(_STATUSES):
+            raise MalformedMessage(f"reply of status {status}", len(body))
+        return cls(number, _STATUSES[status], body[_REPLY.size :])
 
 
 def _check_size(body: bytes, layout: Struct) -> None:

@@ -10,6 +10,10 @@
     ├── SocketLimitError       (OSError)       no sockets or descriptors are left
     ├── InvalidEndpoint        (ValueError)    an endpoint that the caller gave cannot be used
     ├── AnnounceTooLarge       (ValueError)    name, headers, ... do not fit into one announce
+    ├── UnknownPeer            (LookupError)   no such peer is joined
+    ├── NoResponder            (LookupError)   no joined peer offers the service
+    ├── ResponderGone          the peer that was asked is gone
+    ├── RequestFailed          the peer that was asked says that it could not answer
     └── MalformedMessage       (ValueError)    bytes that are no message of ours
 
 Rule 1: an error carries the facts as attributes; its text is made from them.
@@ -21,6 +25,8 @@ leaves the decoders and is counted by the shell; a caller meets it only by calli
 from __future__ import annotations
 
 from attrs import frozen
+
+from .model import Cause, PeerId, PeerInfo
 
 
 class ZdiscoError(Exception):
@@ -144,6 +150,52 @@ class AnnounceTooLarge(ZdiscoError, ValueError):
 
     def __str__(self) -> str:
         return f"the announce takes {self.size} bytes of JSON, the limit is {self.limit}"
+
+
+class UnknownPeer(ZdiscoError, LookupError):
+    """No peer of this id is joined, or it is a classic one, which has no inbox."""
+
+    def __init__(self, id: PeerId) -> None:
+        super().__init__(id)
+        self.id = id
+
+    def __str__(self) -> str:
+        return f"no peer {self.id} with an inbox is joined"
+
+
+class NoResponder(ZdiscoError, LookupError):
+    """No joined peer offers this service."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(service)
+        self.service = service
+
+    def __str__(self) -> str:
+        return f"no joined peer offers the service {self.service!r}"
+
+
+class ResponderGone(ZdiscoError):
+    """The peer that was asked is gone; whether it had done what was asked is not known."""
+
+    def __init__(self, peer: PeerInfo, cause: Cause) -> None:
+        super().__init__(peer, cause)
+        self.peer = peer
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"the peer {self.peer.name or self.peer.id} is gone before it has answered: {self.cause.value}"
+
+
+class RequestFailed(ZdiscoError):
+    """The peer that was asked answers that it failed, or that it does not serve this."""
+
+    def __init__(self, peer: PeerInfo, reason: str) -> None:
+        super().__init__(peer, reason)
+        self.peer = peer
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the peer {self.peer.name or self.peer.id} could not answer: {self.reason}"
 
 
 class MalformedMessage(ZdiscoError, ValueError):

@@ -22,9 +22,9 @@ class PeerJoined:
 
 @frozen
 class PeerUpdated:
-    """A joined peer announced a change of itself.
+    """A joined peer announced a change of itself: of its headers, its groups or its services.
 
-    A peer of this version announces the same as long as it lives; other implementations may not.
+    Once for each change, in their order; of several in a row only the newest may be told.
     """
 
     peer: PeerInfo

@@ -95,9 +95,10 @@ class Publications:
         return publication, frames
 
     def add_group(self, group: str) -> tuple[Publication, list[bytes]]:
-        """The same for the messages to a group, whose name has been checked."""
+        """The same for the messages to a group; raises as `check_name` does."""
+        raw = group_topic(group)
         frames = self._make_room()
-        publication = self.groups[group] = self._new(group_topic(group))
+        publication = self.groups[group] = self._new(raw)
         return publication, frames
 
     def _new(self, topic: bytes) -> Publication:

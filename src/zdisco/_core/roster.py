@@ -152,6 +152,14 @@ class Roster:
         link = self._links.get((PeerId(bytes=id_and_session[:16]), id_and_session[16:]))
         return None if link is None else (link.peer, link.counts)
 
+    def session_of(self, id: PeerId) -> bytes | None:
+        """The session of a joined peer; ``None`` if it is not joined, or has none."""
+        if id in self._joined:
+            for link in self._links.of(id):
+                if link.state is LinkState.JOINED and not link.announce.is_classic:
+                    return link.announce.session
+        return None
+
     def connected_endpoint(self, announce: Announce) -> Endpoint | None:
         """The numeric spelling under which we are connected to where this announce points; ``None`` if we are not."""
         link = self._links.get((announce.info.id, announce.session))
@@ -284,8 +292,11 @@ class Roster:
 
     def _update(self, link: Link, announce: Announce, endpoint: Endpoint, now: float) -> list[Output]:
         was, new = link.announce if link.again is None else link.again[0], announce
-        if (new.info.incarnation, new.info.revision) < (was.info.incarnation, was.info.revision):
+        if new.info.incarnation < was.info.incarnation:
             return [Dropped(Drop.STALE_ANNOUNCE, str(new.info.id))]
+        if (new.info.incarnation, new.info.revision) < (was.info.incarnation, was.info.revision):
+            # Of the two ways that a change goes one is the longer, so this is no fault.
+            return []
         if link.is_given_up:
             # The tombstone must not name the incarnation by which it refutes a farewell.
             link.again = new, endpoint
@@ -336,6 +347,18 @@ class Roster:
         return outputs
 
     # Proof: what comes over the data channel
+
+    def announced_directly(self, announce: Announce, now: float) -> list[Output]:
+        """The peer itself announced a change. Where it is is told through the proxies alone."""
+        link = self._links.get((announce.info.id, announce.session))
+        if link is None:
+            return [Dropped(Drop.UNKNOWN_SENDER, str(announce.info.id))]
+        if link.is_given_up:
+            # It is only read to its end: nothing that it says can revive it.
+            return []
+        return self._update(
+            link, evolve(announce, info=evolve(announce.info, endpoint=link.peer.endpoint)), link.endpoint, now
+        )
 
     def direct_farewell(self, key: LinkKey, body: FarewellBody, now: float) -> list[Output]:
         """The peer itself said farewell; nothing of it comes after this frame."""

@@ -1,0 +1,61 @@
+"""Peers of one in-memory network for tests, and what is read from their streams."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from trio.testing import MockClock
+
+from zdisco import Event, Peer, Stream
+from zdisco.testing import MemoryNetwork
+
+JUMPING = pytest.mark.parametrize(
+    "anyio_backend", [pytest.param(("trio", {"clock": MockClock(autojump_threshold=0)}), id="trio-jumping")]
+)
+ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])
+PROXY = "tcp://127.0.0.1:5555"
+LIMIT = 10.0
+E = TypeVar("E", bound=Event)
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def mesh(*names: str, net: MemoryNetwork | None = None, **arguments: Any) -> AsyncIterator[list[Peer]]:
+    """Peers of which each has joined all others; without ``net``, in a network of their own with a proxy."""
+    async with AsyncExitStack() as stack:
+        if net is None:
+            net = MemoryNetwork()
+            await stack.enter_async_context(net.proxy())
+        peers = [await stack.enter_async_context(Peer(PROXY, name=name, network=net, **arguments)) for name in names]
+        for peer in peers:
+            await peer.wait_for(len(peers) - 1, timeout=LIMIT)
+        yield peers
+
+
+async def take(stream: Stream[T], count: int) -> list[T]:
+    items: list[T] = []
+    with anyio.fail_after(LIMIT):
+        while len(items) < count:
+            items.append(await anext(stream))
+    return items
+
+
+async def next_of(stream: Stream[Event], kind: type[E]) -> E:
+    """The next event of a kind; those before it are passed over."""
+    with anyio.fail_after(LIMIT):
+        async for event in stream:
+            if isinstance(event, kind):
+                return event
+    raise AssertionError(f"the stream ended without {kind.__name__}")
+
+
+async def turn_until(holds: Callable[[], bool]) -> None:
+    """Let others run until something holds."""
+    with anyio.fail_after(LIMIT):
+        while not holds():
+            await checkpoint()
