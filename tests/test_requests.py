@@ -129,6 +129,7 @@ async def test_only_a_joined_peer_is_written_to() -> None:
             assert caught.value.id in (stranger, a.id)
             with pytest.raises(UnknownPeer):
                 await a.request(unknown, b"x")
+        await a.send(b.id, b"x")
         net.cut(a, b)
         await next_of(a.events(), PeerSuspected)
         with pytest.raises(UnknownPeer, match=f"no peer {b.id} with an inbox is joined"):
@@ -236,6 +237,28 @@ async def test_an_answer_to_a_requester_that_has_left_is_no_error() -> None:
         await request.reply(b"")
         with pytest.raises(ClosedError, match="was answered before"):
             await request.reply(b"")
+
+
+async def test_a_later_life_of_a_peer_is_written_to_and_gets_no_answer_to_an_earlier_one() -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), mesh("b", net=net) as (b,):
+        requests, id = b.requests(), UUID(int=5)
+        async with mesh("a", net=net, id=id) as (a,):
+            await a.wait_for(1, timeout=LIMIT)
+            await b.wait_for(1, timeout=LIMIT)
+            await b.send(id, b"first")
+            with anyio.move_on_after(0.01):
+                await a.request(b.id, b"1")
+        (old,) = await take(requests, 1)
+        await b.wait_for(lambda peers: not peers, timeout=LIMIT)
+        async with mesh("a", net=net, id=id) as (a,), a.serve("s", shout):
+            await a.wait_for(1, timeout=LIMIT)
+            await offered(b, "s")
+            await old.reply(b"")
+            await b.send(id, b"second")
+            assert [message.payload for message in await take(a.inbox(), 1)] == [b"second"]
+            assert await b.request(id, b"x", service="s") == b"X"
+            assert not a.dropped
 
 
 async def test_a_request_cannot_be_answered_after_our_peer_has_left() -> None:

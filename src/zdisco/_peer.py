@@ -778,9 +778,7 @@ class Peer:
         """
         id, raw = _peer_id(to), payload_bytes(payload)
         await self._take_turn()
-        post = Post(self._staying)
-        post.life(id)
-        post.send(id, Kind.DIRECT, raw)
+        self._asking.send(id, raw)
 
     def inbox(self) -> Stream[Message]:
         """The messages that others `send` to us alone; their ``topic`` is empty.

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import anyio
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from ._core.actions import Drop
 from ._core.envelope import ControlFrame, Kind, ReplyBody, RequestBody, Status, control_frame, inbox
@@ -68,9 +68,16 @@ class Asked:
 
 @define(eq=False)
 class Post:
-    """Frames to and from the inbox of one peer."""
+    """Frames to and from inboxes. Who is who is looked up once until the roster changes."""
 
     _driver: Driver
+    _lives: dict[PeerId, bytes] = field(factory=dict)
+    _senders: dict[bytes, PeerInfo] = field(factory=dict)
+
+    def forget(self) -> None:
+        """The roster has changed."""
+        self._lives.clear()
+        self._senders.clear()
 
     def send(self, to: PeerId, kind: Kind, body: bytes) -> None:
         """Send to the inbox of a peer, whoever that is now."""
@@ -83,15 +90,24 @@ class Post:
         Raises:
             UnknownPeer: If no peer of that id, with an inbox, is joined.
         """
-        session = self._driver.core.roster.session_of(id)
-        if session is None:
-            raise UnknownPeer(id)
-        return id.bytes + session
+        life = self._lives.get(id)
+        if life is None:
+            session = self._driver.core.roster.session_of(id)
+            if session is None:
+                raise UnknownPeer(id)
+            life = self._lives[id] = id.bytes + session
+        return life
 
     def sender(self, life: bytes) -> PeerInfo | None:
         """Whose id and session these are; ``None`` if nobody's in the roster."""
-        found = self._driver.core.roster.sender(life)
-        return None if found is None else found[0]
+        sender = self._senders.get(life)
+        if sender is None:
+            found = self._driver.core.roster.sender(life)
+            sender = None if found is None else found[0]
+            # Others come and go without notice.
+            if sender is not None and self._driver.core.joined.get(sender.id) is sender:
+                self._senders[life] = sender
+        return sender
 
     def dropped(self, drop: Drop, detail: str, count: int = 1) -> None:
         self._driver.dropped(drop, detail, count)
@@ -132,7 +148,16 @@ class Requests:
         turn = self._turns[service] = (self._turns.get(service, -1) + 1) % len(found)
         return found[turn]
 
-    # What we ask
+    # What we send
+
+    def send(self, to: PeerId, payload: bytes) -> None:
+        """Send a message to a joined peer.
+
+        Raises:
+            UnknownPeer: If no peer of that id, with an inbox, is joined.
+        """
+        self._post.life(to)
+        self._post.send(to, Kind.DIRECT, payload)
 
     async def ask(self, peers: Sequence[PeerInfo], service: str, payload: bytes, seconds: float) -> list[Asked]:
         """Send a request to each of these joined peers and wait until all are settled, so long at the most.
@@ -184,6 +209,7 @@ class Requests:
 
     def told(self, event: PeerEvent) -> None:
         """The roster has changed."""
+        self._post.forget()
         self._offers.clear()
         if isinstance(event, PeerGone):
             id = event.peer.id
