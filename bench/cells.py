@@ -104,6 +104,8 @@ class _Worker:
             fact = self._pipe.recv()
         except EOFError:
             raise _Stuck(f"{self._role.name} ended, expected {kind.__name__}") from None
+        if isinstance(fact, Failure):
+            raise _Stuck(f"{self._role.name}: {fact.reason}")
         assert isinstance(fact, kind), fact
         return fact
 
@@ -121,7 +123,10 @@ def _work(name: str, role: Role, setting: Setting, end: Any) -> None:
     stack = next(stack for stack in STACKS if stack.name == name)
     # The conductor kills us; should it die itself, its end of the pipe is gone.
     with suppress(EOFError, BrokenPipeError):
-        stack.work(role, Line(end), setting)
+        try:
+            stack.work(role, Line(end), setting)
+        except Exception as error:  # noqa: BLE001  it belongs into the table, whatever it is
+            end.send(Failure(f"{type(error).__name__}: {error}"))
 
 
 @contextmanager

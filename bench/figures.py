@@ -63,7 +63,12 @@ def samples(outcomes: Sequence[Outcome]) -> list[Sample]:
 
 
 def ratios(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> list[float]:
-    """Our value over theirs, round by round; rounds in which either has none are left out."""
+    """Our value over theirs, round by round; rounds in which either has none are left out.
+
+    A program that was not measured has no rounds at all.
+    """
+    if not ours or not theirs:
+        return []
     return [
         our.value / their.value
         for our, their in zip(ours, theirs, strict=True)

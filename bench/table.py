@@ -93,7 +93,7 @@ def _cpu(found: Sequence[Sample]) -> str:
         return "-"
     publisher = statistics.median(sample.publisher_cpu for sample in found)
     subscriber = statistics.median(sample.subscriber_cpu for sample in found)
-    return f"{publisher * 1e6:.2f} + {subscriber * 1e6:.2f}"
+    return " + ".join(f"{part * 1e6:.{2 if part < 1e-5 else 0}f}" for part in (publisher, subscriber))
 
 
 def verdicts(row: DataRow) -> Iterator[str]:

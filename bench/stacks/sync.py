@@ -66,6 +66,6 @@ def _endpoint(pub: zmq.Socket[bytes]) -> str:
 def _sub(endpoints: list[str]) -> zmq.Socket[bytes]:
     sub: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
     sub.setsockopt(zmq.SUBSCRIBE, b"")
-    for endpoint in endpoints:
+    for endpoint in filter(None, endpoints):  # other subscribers bind nothing
         sub.connect(endpoint)
     return sub

@@ -86,6 +86,6 @@ def _endpoint(pub: zmq.asyncio.Socket) -> str:
 def _sub(endpoints: list[str]) -> zmq.asyncio.Socket:
     sub = zmq.asyncio.Context.instance().socket(zmq.SUB)
     sub.setsockopt(zmq.SUBSCRIBE, b"")
-    for endpoint in endpoints:
+    for endpoint in filter(None, endpoints):  # other subscribers bind nothing
         sub.connect(endpoint)
     return sub
