@@ -1,11 +1,18 @@
-"""``make bench``: how long peers take to find each other, and to tell that one was killed."""
+"""``make bench``: how long peers take to find each other, to tell that one was killed, and what data costs.
+
+python -m bench                                everything
+python -m bench data --quick                   only data, in some minutes
+python -m bench data --quick 256B asyncio      only this measure and program, in seconds
+"""
 
 from __future__ import annotations
 
+import argparse
 import platform
 import time
 from contextlib import ExitStack
 from functools import partial
+from importlib import metadata
 
 import anyio
 import anyio.to_thread
@@ -13,7 +20,8 @@ import zmq
 
 from zdisco import Peer
 
-from . import plain
+from . import data, plain
+from .cells import STACKS
 from .member import Member
 from .table import Row, show
 
@@ -74,8 +82,7 @@ def measure_kills() -> Row:
     return Row("asyncio", ours, theirs)
 
 
-def main() -> None:
-    print(f"Python {platform.python_version()}, libzmq {zmq.zmq_version()}, pyzmq {zmq.pyzmq_version()}")
+def measure_presence() -> None:
     rows = [
         measure_joins("asyncio", {}),
         measure_joins("asyncio uvloop", {"use_uvloop": True}),
@@ -84,6 +91,39 @@ def main() -> None:
     show("Join: from the start of the second of two peers to joined on both; plain: connected on both", rows)
     title = "kill -9 of one of eight processes: until the last of the others told it gone"
     show(f"{title}; plain: until one subscriber saw DISCONNECTED", [measure_kills()])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Without a command: measure everything.")
+    parser.set_defaults(filters=[], quick=False, rounds=None)
+    commands = parser.add_subparsers(dest="what")
+    only = commands.add_parser("data", help="only what it costs to publish and to receive")
+    only.add_argument("--quick", action="store_true", help="fewer messages, fewer rounds")
+    only.add_argument("--rounds", type=int, help="so many rounds")
+    names = [measure.key for measure in data.MEASURES] + [repr(stack.name) for stack in STACKS]
+    only.add_argument("filters", nargs="*", help=f"only these measures and programs: {', '.join(names)}")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = _arguments()
+    print(f"Python {platform.python_version()}, {versions()}")
+    if arguments.what is None:
+        measure_presence()
+    data.main(arguments.filters, quick=arguments.quick, rounds=arguments.rounds)
+
+
+def versions() -> str:
+    """What was measured with."""
+    found = {name: _version(name) for name in ("pyzmq", "anyio", "trio", "uvloop", "zeromq-pyre")}
+    return ", ".join([f"libzmq {zmq.zmq_version()}"] + [f"{name} {version}" for name, version in found.items()])
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "missing"
 
 
 if __name__ == "__main__":
