@@ -1,7 +1,7 @@
 """A peer as a process of its own, for tests that kill it: orders come in on stdin, facts go out as JSON lines.
 
-Orders: ``publish TOPIC COUNT``, ``flood TOPIC`` (until the end), ``crowd COUNT TOPIC`` (so many more
-peers, each subscribed to the topic from the start), ``size``, ``leave``.
+Orders: ``publish TOPIC COUNT``, ``flood TOPIC`` (until the end), ``crowd COUNT TOPIC PROXY...`` (so many more
+peers at each of the proxies, each subscribed to the topic from the start), ``size``, ``leave``.
 Facts: ``{"at": monotonic seconds, "what": ..., ...}``.
 """
 
@@ -51,7 +51,7 @@ async def be_one_of_a_crowd(proxy: str, topic: str) -> None:
                 say("reached", id=str(peer.id))
 
 
-async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
+async def obey(peer: Peer, tasks: anyio.abc.TaskGroup) -> None:
     async def flood(topic: str) -> None:
         while True:
             await peer.publish(topic, b"x" * 100)
@@ -65,11 +65,11 @@ async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
             case ["flood", topic]:
                 tasks.start_soon(flood, topic)
                 say("flooding", topic=topic)
-            case ["crowd", count, topic]:
+            case ["crowd", count, topic, *proxies]:
                 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
                 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-                for _ in range(int(count)):
-                    tasks.start_soon(be_one_of_a_crowd, proxy, topic)
+                for number in range(int(count) * len(proxies)):
+                    tasks.start_soon(be_one_of_a_crowd, proxies[number % len(proxies)], topic)
             case ["size"]:
                 say("size", kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
             case ["leave"]:
@@ -84,7 +84,7 @@ async def main(arguments: argparse.Namespace) -> None:
         say("ready", endpoint=peer.me.endpoint)
         if arguments.descriptors:
             resource.setrlimit(resource.RLIMIT_NOFILE, (arguments.descriptors, arguments.descriptors))
-        await obey(peer, arguments.proxy, tasks)
+        await obey(peer, tasks)
         tasks.cancel_scope.cancel()
     say("left")
 
