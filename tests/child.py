@@ -12,6 +12,7 @@ import json
 import resource
 import sys
 import time
+from importlib.util import find_spec
 
 import anyio
 import anyio.abc
@@ -93,9 +94,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("proxy")
     parser.add_argument("--name", default="")
-    parser.add_argument("--backend", default="asyncio")
+    parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop", "trio"])
     parser.add_argument("--reconnect-stop", type=int, default=1)
     parser.add_argument("--suspect-after", type=float, default=PeerConfig().suspect_after)
     parser.add_argument("--descriptors", type=int)
     arguments = parser.parse_args()
-    anyio.run(main, arguments, backend=arguments.backend)
+    if arguments.backend == "uvloop":
+        anyio.run(main, arguments, backend_options={"use_uvloop": find_spec("uvloop") is not None})
+    else:
+        anyio.run(main, arguments, backend=arguments.backend)

@@ -2,7 +2,10 @@
 
 Rule 1: a test marked ``anyio`` runs on asyncio, on uvloop and on trio.
 
-Rule 2: a test that leaves a descriptor, a thread or a task behind fails, even if nothing else is wrong.
+Rule 2: what is repeated to meet a rare fault is repeated in full on asyncio, and less often on the other two, unless
+the environment says ``ZDISCO_TESTS=thorough``: see `repeats`.
+
+Rule 3: a test that leaves a descriptor, a thread or a task behind fails, even if nothing else is wrong.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import pytest
 import zmq
 from anyio.lowlevel import checkpoint
 
+from effort import THOROUGH
 from zdisco import Proxy
 
 LEFT_BEHIND_TIMEOUT = 5.0
@@ -53,6 +57,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """
     backend: tuple[str, dict[str, Any]] = request.param
     return backend
+
+
+@pytest.fixture
+def repeats(anyio_backend: tuple[str, dict[str, Any]]) -> Callable[[int, int], int]:
+    """Chooses a number for the backend at hand: ``repeats(500, 50)`` is 500 on asyncio, 50 on the others."""
+    is_full = THOROUGH or anyio_backend == ("asyncio", {"use_uvloop": False})
+    return lambda full, fewer: full if is_full else fewer
 
 
 @pytest.fixture

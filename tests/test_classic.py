@@ -197,12 +197,13 @@ async def test_a_classic_peer_that_comes_later_joins_and_its_farewell_ends_the_s
 async def test_a_classic_peer_that_was_there_before_is_found(
     proxy: ProxyProgram, start_peer: Callable[..., Program]
 ) -> None:
-    classic = start_peer("--seconds", "4")
+    classic = start_peer()
     id = await id_of(classic)
     await line(classic, f"Got C from {id}")
     async with zdisco_peer(proxy.endpoint) as ours:
         await ours.joined(id)
         await line(classic, f"Connecting data sub to {ours.peer.me.endpoint}")
+        classic.tell("leave")
         assert await ours.gone(id) is Cause.FAREWELL
 
 

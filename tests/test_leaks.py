@@ -243,11 +243,11 @@ async def test_cancellation_while_leaving() -> None:
 
 
 @pytest.mark.anyio
-async def test_two_hundred_joins_and_leaves_keep_no_descriptor() -> None:
+async def test_two_hundred_joins_and_leaves_keep_no_descriptor(repeats: Callable[[int, int], int]) -> None:
     async with Proxy(LOOPBACK) as proxy, Peer(proxy.endpoint) as stays:
         counts: list[int] = []
         tasks = await running_tasks()
-        for cycle in range(200):
+        for cycle in range(repeats(200, 100)):
             async with Peer(proxy.endpoint) as peer:
                 await peer.wait_for(1, timeout=TIMEOUT)
                 await stays.wait_for(1, timeout=TIMEOUT)

@@ -63,10 +63,10 @@ class Pair:
 
 @pytest.mark.timeout(180)
 async def test_the_first_message_after_joined_arrives_in_both_directions_of_500_pairs(
-    proxy: Proxy,
+    proxy: Proxy, repeats: Callable[[int, int], int]
 ) -> None:
-    chance = random.Random(20)
-    pairs = [Pair(proxy.endpoint, f"{n}", (chance.random() / 50, chance.random() / 50)) for n in range(500)]
+    chance, count = random.Random(20), repeats(500, 50)
+    pairs = [Pair(proxy.endpoint, f"{n}", (chance.random() / 50, chance.random() / 50)) for n in range(count)]
     limit = anyio.CapacityLimiter(10)
 
     async def run(pair: Pair) -> None:
@@ -110,9 +110,12 @@ async def test_the_first_message_after_joined_reaches_each_of_128_subscribers_th
             await child.wait_for("reached", proxies_of_each * at_each_proxy)
 
 
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")])
 async def test_each_of_eight_tells_a_killed_one_gone_once_and_does_not_try_it_again(proxy: Proxy) -> None:
     # Long enough for a busy machine to find out, and less than `suspect_timeout`.
-    options = [("--name", f"p{n}", "--suspect-after", "3") for n in range(8)]
+    options = [
+        ("--name", f"p{n}", "--suspect-after", "3", "--backend", ("asyncio", "uvloop", "trio")[n % 3]) for n in range(8)
+    ]
     async with children(proxy.endpoint, *options) as peers:
         with anyio.fail_after(50):
             for child in peers:

@@ -43,7 +43,7 @@ class JumpingSelector(selectors.DefaultSelector):
         self._looked = time.monotonic()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if len(self.get_map()) > self.own or self._is_awaited():
+        if len(self.get_map()) > self.own or (timeout != 0 and self._is_awaited()):
             ready = super().select(timeout if timeout is None else min(timeout, _SLICE))
             looked = time.monotonic()
             self.now += looked - self._looked
