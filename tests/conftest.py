@@ -15,6 +15,7 @@ import gc
 import importlib.util
 import inspect
 import os
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -94,7 +95,20 @@ def _open_what_stays_open() -> None:
         loop.close()
 
 
-def pytest_configure() -> None:
+def _let_children_keep_bytecode(config: pytest.Config) -> None:
+    """Without it, each of some hundred programs compiles all that it imports."""
+    if "PYTHONDONTWRITEBYTECODE" not in os.environ:
+        return
+    cache = tempfile.TemporaryDirectory(prefix="zdisco-bytecode-", ignore_cleanup_errors=True)
+    environment = pytest.MonkeyPatch()
+    environment.delenv("PYTHONDONTWRITEBYTECODE")
+    environment.setenv("PYTHONPYCACHEPREFIX", cache.name)
+    config.add_cleanup(environment.undo)
+    config.add_cleanup(cache.cleanup)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _let_children_keep_bytecode(config)
     _raise_descriptor_limit()
     _open_what_stays_open()
 
