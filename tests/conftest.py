@@ -15,6 +15,7 @@ import gc
 import importlib.util
 import inspect
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -107,7 +108,14 @@ def _let_children_keep_bytecode(config: pytest.Config) -> None:
     config.add_cleanup(cache.cleanup)
 
 
+def _let_programs_be_interrupted() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C; a program would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    _let_programs_be_interrupted()
     _let_children_keep_bytecode(config)
     _raise_descriptor_limit()
     _open_what_stays_open()

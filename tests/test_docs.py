@@ -25,6 +25,7 @@ import sys
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -223,31 +224,30 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-@pytest.mark.parametrize("snippet", PROGRAMS, ids=str)
-def test_a_program_runs(snippet: Snippet) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", snippet.source],
+@cache
+def _outcome(source: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", source],
         capture_output=True,
         text=True,
         check=False,
         timeout=30,
         env=_environment(),
     )
+
+
+@pytest.mark.parametrize("snippet", PROGRAMS, ids=str)
+def test_a_program_runs(snippet: Snippet) -> None:
+    done = _outcome(snippet.source)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
 def test_the_readme_says_what_its_program_prints() -> None:
     (program,) = [snippet for snippet in PROGRAMS if snippet.page.name == "README.md"]
-    done = subprocess.run(
-        [sys.executable, "-c", program.source],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-        env=_environment(),
-    )
-    assert f"It prints `{done.stdout.strip()}`." in (ROOT / "README.md").read_text(encoding="utf-8")
+    printed = _outcome(program.source).stdout.strip()
+    assert printed
+    assert f"It prints `{printed}`." in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", sorted({one.page for one in TEST_FILES}), ids=lambda page: page.stem)
