@@ -1,9 +1,9 @@
 """A peer as a process of its own, for tests that kill it: orders come in on stdin, facts go out as JSON lines.
 
-Orders: ``publish TOPIC COUNT``, ``flood TOPIC`` (until the end), ``crowd COUNT TOPIC`` (so many more
-peers, each subscribed to the topic from the start), ``count TOPIC`` (subscribe, and count what comes),
-``totals`` (what was received, lost and dropped of each such topic), ``serve NAME`` (echoes, but a request
-that says "hang" is never answered), ``size``, ``leave``.
+Orders: ``publish TOPIC COUNT``, ``flood TOPIC`` (until the end), ``crowd COUNT TOPIC PROXY...`` (so many more
+peers at each of the proxies, each subscribed to the topic from the start), ``count TOPIC`` (subscribe, and
+count what comes), ``totals`` (what was received, lost and dropped of each such topic), ``serve NAME`` (echoes,
+but a request that says "hang" is never answered), ``size``, ``leave``.
 Facts: ``{"at": monotonic seconds, "what": ..., ...}``.
 """
 
@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from importlib.util import find_spec
 
 import anyio
 import anyio.abc
@@ -72,7 +73,7 @@ async def echo(request: Request) -> bytes:
     return request.payload
 
 
-async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
+async def obey(peer: Peer, tasks: anyio.abc.TaskGroup) -> None:
     async def flood(topic: str) -> None:
         while True:
             await peer.publish(topic, b"x" * 100)
@@ -102,11 +103,11 @@ async def obey(peer: Peer, proxy: str, tasks: anyio.abc.TaskGroup) -> None:
                 say("flooding", topic=topic)
             case ["serve", name]:
                 tasks.start_soon(serve, name)
-            case ["crowd", count, topic]:
+            case ["crowd", count, topic, *proxies]:
                 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
                 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-                for _ in range(int(count)):
-                    tasks.start_soon(be_one_of_a_crowd, proxy, topic)
+                for number in range(int(count) * len(proxies)):
+                    tasks.start_soon(be_one_of_a_crowd, proxies[number % len(proxies)], topic)
             case ["count", topic]:
                 tasks.start_soon(count_all, topic)
             case ["totals"]:
@@ -126,7 +127,7 @@ async def main(arguments: argparse.Namespace) -> None:
         say("ready", endpoint=peer.me.endpoint)
         if arguments.descriptors:
             resource.setrlimit(resource.RLIMIT_NOFILE, (arguments.descriptors, arguments.descriptors))
-        await obey(peer, arguments.proxy, tasks)
+        await obey(peer, tasks)
         tasks.cancel_scope.cancel()
     say("left")
 
@@ -135,9 +136,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("proxy")
     parser.add_argument("--name", default="")
-    parser.add_argument("--backend", default="asyncio")
+    parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop", "trio"])
     parser.add_argument("--reconnect-stop", type=int, default=1)
     parser.add_argument("--suspect-after", type=float, default=PeerConfig().suspect_after)
     parser.add_argument("--descriptors", type=int)
     arguments = parser.parse_args()
-    anyio.run(main, arguments, backend=arguments.backend)
+    if arguments.backend == "uvloop":
+        anyio.run(main, arguments, backend_options={"use_uvloop": find_spec("uvloop") is not None})
+    else:
+        anyio.run(main, arguments, backend=arguments.backend)

@@ -69,7 +69,6 @@ class Peer:
         self.poll: int = options.poll
         self.publish: str | None = options.publish
         self.every: float = options.every
-        self.leaves_at = None if options.seconds is None else time.monotonic() + options.seconds
         self.publishes_at = time.monotonic()
         self.is_leaving = False
         self.is_done = False
@@ -119,8 +118,6 @@ class Peer:
 
     def say(self) -> None:
         now = time.monotonic()
-        if self.leaves_at is not None and now >= self.leaves_at:
-            self.is_leaving = True
         if self.id not in self.known:
             self.announce()
         if self.is_leaving:
@@ -193,7 +190,6 @@ def arguments() -> argparse.Namespace:
     peer = roles.add_parser("peer")
     peer.add_argument("proxy")
     peer.add_argument("--uuid")
-    peer.add_argument("--seconds", type=float, help="leave after this many seconds")
     peer.add_argument("--poll", type=int, default=1000, help="milliseconds from one wake-up to the next")
     peer.add_argument("--publish", help="publish this text again and again")
     peer.add_argument("--every", type=float, default=0.02, help="seconds between two such messages")

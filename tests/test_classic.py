@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,6 +23,7 @@ from anyio import to_thread
 from attrs import evolve
 
 from classic import Program, Stranger
+from effort import THOROUGH
 from zdisco import (
     Cause,
     Drop,
@@ -45,6 +47,8 @@ from zdisco._core.roster import Roster
 from zdisco._core.wire import Announce, Farewell
 
 pytestmark = pytest.mark.anyio
+
+Backend = tuple[str, dict[str, Any]]
 
 TIMEOUT = 20.0
 """Seconds after which something that does not happen is missed."""
@@ -88,9 +92,39 @@ class ProxyProgram:
         self.program = self._start()
 
 
-@pytest.fixture(params=["classic", "zdisco"])
-def proxy(request: pytest.FixtureRequest) -> Iterator[ProxyProgram]:
-    program = ProxyProgram(request.param)
+ASYNCIO: Backend = ("asyncio", {"use_uvloop": False})
+UVLOOP: Backend = ("asyncio", {"use_uvloop": True})
+TRIO: Backend = ("trio", {})
+NEEDS_UVLOOP = pytest.mark.skipif(find_spec("uvloop") is None, reason="uvloop is not installed")
+# Each event loop and each proxy, and both proxies with the loop that differs most.
+MEETINGS = [
+    pytest.param((ASYNCIO, "classic"), id="asyncio-classic"),
+    pytest.param((UVLOOP, "zdisco"), id="uvloop-zdisco", marks=NEEDS_UVLOOP),
+    pytest.param((TRIO, "classic"), id="trio-classic"),
+    pytest.param((TRIO, "zdisco"), id="trio-zdisco"),
+]
+if THOROUGH:
+    MEETINGS += [
+        pytest.param((ASYNCIO, "zdisco"), id="asyncio-zdisco"),
+        pytest.param((UVLOOP, "classic"), id="uvloop-classic", marks=NEEDS_UVLOOP),
+    ]
+
+
+@pytest.fixture(scope="module", params=MEETINGS)
+def meeting(request: pytest.FixtureRequest) -> tuple[Backend, str]:
+    """On which event loop we run, and which proxy relays."""
+    both: tuple[Backend, str] = request.param
+    return both
+
+
+@pytest.fixture(scope="module")
+def anyio_backend(meeting: tuple[Backend, str]) -> Backend:
+    return meeting[0]
+
+
+@pytest.fixture
+def proxy(meeting: tuple[Backend, str]) -> Iterator[ProxyProgram]:
+    program = ProxyProgram(meeting[1])
     yield program
     program.program.__exit__(None, None, None)
 
@@ -197,12 +231,13 @@ async def test_a_classic_peer_that_comes_later_joins_and_its_farewell_ends_the_s
 async def test_a_classic_peer_that_was_there_before_is_found(
     proxy: ProxyProgram, start_peer: Callable[..., Program]
 ) -> None:
-    classic = start_peer("--seconds", "4")
+    classic = start_peer()
     id = await id_of(classic)
     await line(classic, f"Got C from {id}")
     async with zdisco_peer(proxy.endpoint) as ours:
         await ours.joined(id)
         await line(classic, f"Connecting data sub to {ours.peer.me.endpoint}")
+        classic.tell("leave")
         assert await ours.gone(id) is Cause.FAREWELL
 
 

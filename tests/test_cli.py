@@ -49,9 +49,9 @@ UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 TCP = r"tcp://127\.0\.0\.1:\d+"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def proxy() -> Iterator[str]:
-    """The endpoint of a proxy that runs as a process."""
+    """The endpoint of a proxy that runs as a process, for all tests: it remembers nobody."""
     with zdisco("proxy", "--bind", ANY_PORT) as program:
         yield program.wait_for(r"^endpoint (.*)")[1]
 

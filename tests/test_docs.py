@@ -1,9 +1,10 @@
 """What the README and the docs show is true: every snippet runs, every command exists, what is generated is fresh.
 
 Rule 1: a Python snippet is one of four. A *program* runs its own event loop and is started as a process of its own. A
-*test file* has tests, which are run by pytest. Any other is a *fragment*, which runs to its end. What is marked
-``<!-- endless -->`` is ended after its first line of output: a program by a signal, a fragment by cancellation.
-Fragments have these names, open and joined with each other: ``peer`` (alice) and ``other`` (bob).
+*test file* has tests, or what tests need; those of a page lie in one folder and are run by pytest. Any other is a
+*fragment*, which runs to its end. What is marked ``<!-- endless -->`` is ended after its first line of output: a
+program by a signal, a fragment by cancellation. Fragments have these names, open and joined with each other: ``peer``
+(alice) and ``other`` (bob).
 
 Rule 2: only ports and hosts are replaced, since those of the snippets may be in use or do not exist: see `_rehosted`.
 """
@@ -24,6 +25,7 @@ import sys
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -57,7 +59,7 @@ class Snippet:
 
     @property
     def is_test_file(self) -> bool:
-        return "\ndef test_" in self.source or "\nasync def test_" in self.source
+        return self.title.startswith(("test_", "conftest"))
 
     @property
     def is_program(self) -> bool:
@@ -222,50 +224,52 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-@pytest.mark.parametrize("snippet", PROGRAMS, ids=str)
-def test_a_program_runs(snippet: Snippet) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", snippet.source],
+@cache
+def _outcome(source: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", source],
         capture_output=True,
         text=True,
         check=False,
         timeout=30,
         env=_environment(),
     )
+
+
+@pytest.mark.parametrize("snippet", PROGRAMS, ids=str)
+def test_a_program_runs(snippet: Snippet) -> None:
+    done = _outcome(snippet.source)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
 def test_the_readme_says_what_its_program_prints() -> None:
     (program,) = [snippet for snippet in PROGRAMS if snippet.page.name == "README.md"]
-    done = subprocess.run(
-        [sys.executable, "-c", program.source],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-        env=_environment(),
-    )
-    assert f"It prints `{done.stdout.strip()}`." in (ROOT / "README.md").read_text(encoding="utf-8")
+    printed = _outcome(program.source).stdout.strip()
+    assert printed
+    assert f"It prints `{printed}`." in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("snippet", TEST_FILES, ids=str)
-def test_the_tests_in_a_test_file_pass(snippet: Snippet, tmp_path: Path) -> None:
-    (tmp_path / snippet.title).write_text(snippet.source, encoding="utf-8")
-    # With the settings that its page shows.
-    for other in SNIPPETS:
-        if other.page == snippet.page and other.language == "ini":
-            (tmp_path / other.title).write_text(other.source, encoding="utf-8")
+@pytest.mark.parametrize("page", sorted({one.page for one in TEST_FILES}), ids=lambda page: page.stem)
+def test_the_tests_of_a_page_pass(page: Path, tmp_path: Path) -> None:
+    files = [one for one in SNIPPETS if one.page == page and (one in TEST_FILES or one.language == "ini")]
+    for file in files:
+        (tmp_path / file.title).write_text(file.source, encoding="utf-8")
+    # Named one by one: what is installed here may be another zdisco, or have other plugins beside it.
+    plugins = ("pytest_asyncio.plugin", "anyio.pytest_plugin", "pytest_zdisco")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", snippet.title],
+        [sys.executable, "-W", "error", "-m", "pytest", "-rA", *(part for name in plugins for part in ("-p", name))],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
         timeout=50,
-        env=_environment(),
+        env=_environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    tests = [file.title for file in files if file.title.startswith("test_")]
+    assert [title for title in tests if f"PASSED {title}::" not in done.stdout] == []
+    assert "SKIPPED" not in done.stdout
 
 
 # The tutorial, step by step

@@ -24,9 +24,9 @@ def example(name: str, *arguments: str) -> Program:
     return Program(f"examples/{name}.py", *arguments)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def proxy() -> Iterator[str]:
-    """The endpoint of the proxy that is an example."""
+    """The endpoint of the proxy that is an example, for all tests: it remembers nobody."""
     with example("proxy", ANY_PORT) as program:
         yield program.wait_for(rf"^{TCP}$")[0]
 

@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint
 from attrs import evolve
 from trio.testing import MockClock
 
+from effort import THOROUGH
 from zdisco import (
     AnnounceTooLarge,
     BindError,
@@ -47,13 +48,17 @@ from zdisco._core.actions import ProbePeer
 from zdisco._core.envelope import ControlFrame, Kind, split
 from zdisco._core.model import Endpoint, PeerInfo, Probe
 from zdisco._core.wire import Announce, encode
-from zdisco.testing import MemoryNetwork, MemoryProxy
+from zdisco.testing import MemoryNetwork, MemoryProxy, new_jumping_loop
 
 pytestmark = pytest.mark.anyio
 
 JUMPING = pytest.mark.parametrize(
     "anyio_backend", [pytest.param(("trio", {"clock": MockClock(autojump_threshold=0)}), id="trio-jumping")]
 )
+JUMPING_ASYNCIO = pytest.mark.parametrize(
+    "anyio_backend", [pytest.param(("asyncio", {"loop_factory": new_jumping_loop}), id="asyncio-jumping")]
+)
+BOTH_JUMPING = pytest.mark.parametrize("anyio_backend", [*JUMPING_ASYNCIO.args[1], *JUMPING.args[1]])
 PROXY = "tcp://127.0.0.1:5555"
 LIMIT = 10.0
 E = TypeVar("E", bound=Event)
@@ -275,6 +280,7 @@ async def test_events_asked_for_before_the_block_miss_nothing() -> None:
             await anext(events)
 
 
+@JUMPING_ASYNCIO
 async def test_forty_peers_form_a_mesh() -> None:
     net = MemoryNetwork()
     async with net.proxy(), AsyncExitStack() as stack:
@@ -283,30 +289,39 @@ async def test_forty_peers_form_a_mesh() -> None:
         for peer in peers:
             await stack.enter_async_context(peer)
         for peer in peers:
-            await peer.wait_for(39, timeout=3 * LIMIT)  # on a clock that does not jump, beside other work
+            await peer.wait_for(39, timeout=LIMIT)
         for stream in streams:
             assert Counter(kinds(await take(stream, 40))) == {ProxyFound: 1, PeerJoined: 39}
 
 
+@JUMPING_ASYNCIO
+async def test_forty_peers_that_enter_at_once_form_a_mesh() -> None:
+    await enter_at_once(40, MemoryNetwork(latency=bumpy(0)))
+
+
 @JUMPING
-@pytest.mark.parametrize("seed", range(5))
-async def test_forty_peers_that_enter_at_once_form_a_mesh_whatever_the_latency(seed: int) -> None:
-    net = MemoryNetwork(latency=bumpy(seed))
+@pytest.mark.parametrize(("seed", "count"), [(seed, 40 if THOROUGH else 16) for seed in range(1, 5)])
+async def test_peers_that_enter_at_once_form_a_mesh_whatever_the_latency(seed: int, count: int) -> None:
+    await enter_at_once(count, MemoryNetwork(latency=bumpy(seed)))
+
+
+async def enter_at_once(count: int, net: MemoryNetwork) -> None:
     done = anyio.Event()
     joined = 0
 
     async def life() -> None:
         nonlocal joined
         async with new_peer(net) as peer:
-            await peer.wait_for(39, timeout=LIMIT)
+            await peer.wait_for(count - 1, timeout=LIMIT)
             joined += 1
-            if joined == 40:
+            if joined == count:
                 done.set()
             await done.wait()
 
     async with net.proxy(), anyio.create_task_group() as tasks:
-        for _ in range(40):
+        for _ in range(count):
             tasks.start_soon(life)
+    assert joined == count
 
 
 # Messages
@@ -1111,6 +1126,7 @@ async def test_cancelling_the_entry_leaves_nothing() -> None:
         assert 0 < entered < 40
 
 
+@BOTH_JUMPING
 async def test_cancelling_the_exit_leaves_nothing() -> None:
     # The echo of the farewell takes longer than all turns but the last.
     net = MemoryNetwork(latency=0.05)

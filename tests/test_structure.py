@@ -37,6 +37,7 @@ ORDER = [
     "_core/relay",
     "_core/discovery",
     "_loops",
+    "_jumping",
     "_probe",
     "_zmq/sockets",
     "_zmq/options",
@@ -44,7 +45,6 @@ ORDER = [
     "_channels",
     "_zmq/channels",
     "_zmq/network",
-    "testing",
     "_arguments",
     "_background",
     "_streams",
@@ -54,6 +54,7 @@ ORDER = [
     "_services",
     "_proxy",
     "_peer",
+    "testing",
     "__init__",
     "_cli/*",
     "__main__",
@@ -257,7 +258,7 @@ def descriptors():
     return len(os.listdir("/proc/self/fd"))
 
 before = descriptors()
-import zdisco
+import zdisco, zdisco.testing
 assert zdisco.__file__, "zdisco is not a package"
 assert descriptors() == before, "import opened a descriptor"
 assert threading.active_count() == 1, threading.enumerate()
@@ -265,7 +266,8 @@ if os.path.isdir("/proc/self/task"):
     assert len(os.listdir("/proc/self/task")) == 1, "import started a thread"
 loggers = [logging.getLogger(), *(logging.getLogger(name) for name in logging.root.manager.loggerDict)]
 assert not any(logger.handlers for logger in loggers), "import added a logging handler"
-heavy = {"click", "rich", "trio", "uvloop", "zmq.asyncio", "zmq.green", "zmq.eventloop", "tornado", "gevent"}
+loops = {"asyncio", "trio", "uvloop", "zmq.asyncio", "zmq.green", "zmq.eventloop", "tornado", "gevent"}
+heavy = {"click", "rich"} | loops
 assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 """
 

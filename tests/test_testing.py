@@ -659,3 +659,36 @@ async def test_ports_and_memory_do_not_run_out(monkeypatch: pytest.MonkeyPatch) 
         del peer
         gc.collect()
         assert len(gone) <= 1, "the generator of the loop may still hold the last one"
+
+
+# Peers that have joined
+
+
+async def test_peers_have_joined_each_other_and_get_what_else_is_given() -> None:
+    async with MemoryNetwork().peers("a", "b", "c", headers={"k": "v"}) as peers:
+        for peer in peers:
+            assert set(peer.peers.values()) == {other.me for other in peers if other is not peer}
+        assert [peer.me.name for peer in peers] == ["a", "b", "c"]
+        assert peers[0].me.headers == {"k": "v"}
+
+
+async def test_peers_use_the_proxy_that_runs_and_join_those_who_are_there() -> None:
+    net = MemoryNetwork()
+    async with net.proxy() as proxy, net.peers("a") as (a,), net.peers("b", "c") as (b, _):
+        await a.wait_for(2, timeout=5)
+        assert proxy.relayed
+        assert a.peers[b.id].name == "b"
+    async with net.peers("d", proxy="tcp://127.0.0.1:7777") as (d,):
+        assert not d.peers
+    # The proxy that was started for them has gone with them.
+    async with net.proxy("tcp://127.0.0.1:7777"):
+        pass
+
+
+@JUMPING
+async def test_peers_that_do_not_join_are_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = MemoryNetwork()
+    monkeypatch.setattr("zdisco.testing._MemoryDataChannel.connect", lambda *_: None)
+    with pytest.raises(TimeoutError):
+        async with net.peers("a", "b"):
+            raise AssertionError("they have joined")

@@ -6,8 +6,8 @@
     async with net.proxy("tcp://127.0.0.1:5555"), Peer("tcp://127.0.0.1:5555", network=net) as peer:
         ...
 
-It runs on asyncio, on trio, and on trio's ``MockClock(autojump_threshold=0)``, where a wait of
-seconds costs nothing.
+It runs on asyncio and on trio. On a clock that jumps, that of `new_jumping_loop` or trio's
+``MockClock(autojump_threshold=0)``, a wait of seconds costs nothing.
 
 Rule 1: it does what libzmq does. A connection has one direction; it replays the subscriptions
 in byte order when it comes up, later ones follow in call order; a frame goes only where a
@@ -25,10 +25,11 @@ from __future__ import annotations
 import errno
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID, uuid4
 
 import anyio
@@ -39,11 +40,17 @@ from ._channels import DataChannel, DataListener, Network, ProxyChannel, ProxyLi
 from ._core.config import PeerConfig
 from ._core.endpoints import TcpEndpoint, numeric, parse
 from ._core.errors import BindError, ClosedError, InvalidEndpoint, MalformedMessage
-from ._core.model import Endpoint, PeerInfo, Probe
+from ._core.model import Endpoint, Probe
 from ._core.wire import Welcome, decode, encode
+from ._peer import Peer
 from ._zmq.monitor import MonitorEvent, SocketEvent
 
-__all__ = ["MemoryNetwork", "MemoryProxy"]
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["MemoryNetwork", "MemoryProxy", "new_jumping_loop"]
+
+_PROXY = "tcp://127.0.0.1:5555"
 
 _BATCH = 256
 """What a mailbox hands out before it lets others run."""
@@ -53,13 +60,6 @@ _LOOPBACK = "127.0.0.1"
 _EVERYWHERE = ("0.0.0.0", "[::]")
 _SUBSCRIBE, _UNSUBSCRIBE = b"\x01", b"\x00"
 """The first byte of a subscription and of its end, before the topic (ZMTP 3.0)."""
-
-
-class _HasEndpoint(Protocol):
-    """A `Peer`, which stands above this module."""
-
-    @property
-    def me(self) -> PeerInfo: ...
 
 
 class MemoryNetwork:
@@ -83,7 +83,7 @@ class MemoryNetwork:
         """The network of one more peer."""
         return _PeerNetwork(self, config)
 
-    def proxy(self, endpoint: Endpoint = "tcp://127.0.0.1:5555") -> MemoryProxy:
+    def proxy(self, endpoint: Endpoint = _PROXY) -> MemoryProxy:
         """Make a proxy; use it with ``async with``. A port ``*`` or ``0`` picks a free one.
 
         To restart a proxy, stop it and make another one at the same endpoint.
@@ -93,7 +93,36 @@ class MemoryNetwork:
         """
         return MemoryProxy(self, endpoint)
 
-    def kill(self, who: Endpoint | MemoryProxy | _HasEndpoint) -> None:
+    @asynccontextmanager
+    async def peers(self, *names: str, proxy: Endpoint = _PROXY, **arguments: Any) -> AsyncIterator[list[Peer]]:
+        """Peers of which each has joined all others; use it with ``async with``.
+
+        ::
+
+            async with net.peers("seller", "buyer") as (seller, buyer):
+                ...
+
+        Args:
+            names: A name for each peer.
+            proxy: The well-known endpoint of their proxy, which is started if none runs there.
+            arguments: What else each `Peer` gets.
+
+        Raises:
+            TimeoutError: If they have not all joined each other within ``discovery_timeout`` seconds.
+
+        Cancellation: safe; nothing stays open.
+        """
+        async with AsyncExitStack() as stack:
+            if (server := self._server(proxy)) is None or not server.is_open:
+                await stack.enter_async_context(self.proxy(proxy))
+            peers = [
+                await stack.enter_async_context(Peer(proxy, name=name, network=self, **arguments)) for name in names
+            ]
+            for peer in peers:
+                await _wait_for_all(peer, {other.id for other in peers if other is not peer})
+            yield peers
+
+    def kill(self, who: Endpoint | MemoryProxy | Peer) -> None:
         """Let a process die: it says no farewell, and its endpoint refuses from now on.
 
         What it had sent still arrives. The object of a killed peer stays usable: it sees all its
@@ -112,7 +141,7 @@ class MemoryNetwork:
         for connection in self._connections(lambda connection: site in connection.sites):
             connection.end()
 
-    def cut(self, one: Endpoint | MemoryProxy | _HasEndpoint, other: Endpoint | MemoryProxy | _HasEndpoint) -> None:
+    def cut(self, one: Endpoint | MemoryProxy | Peer, other: Endpoint | MemoryProxy | Peer) -> None:
         """Take the way between two processes away: connections break, attempts fail, probes get no answer.
 
         Raises:
@@ -124,7 +153,7 @@ class MemoryNetwork:
             connection.waiting.clear()
             connection.end()
 
-    def heal(self, one: Endpoint | MemoryProxy | _HasEndpoint, other: Endpoint | MemoryProxy | _HasEndpoint) -> None:
+    def heal(self, one: Endpoint | MemoryProxy | Peer, other: Endpoint | MemoryProxy | Peer) -> None:
         """Give the way between two processes back; they connect at their next attempt.
 
         Raises:
@@ -132,7 +161,7 @@ class MemoryNetwork:
         """
         self._cuts.discard(frozenset((self._find(one), self._find(other))))
 
-    def _find(self, who: Endpoint | MemoryProxy | _HasEndpoint) -> _Site:
+    def _find(self, who: Endpoint | MemoryProxy | Peer) -> _Site:
         if isinstance(who, MemoryProxy):
             return who._site
         endpoint = who if isinstance(who, str) else who.me.endpoint
@@ -184,6 +213,26 @@ class MemoryNetwork:
         # Wall-clock time that goes on at the pace of the loop's clock, which a test may turn.
         at = self._started[0] + timedelta(seconds=now - self._started[1])
         return MonitorEvent(at, socket, event, value, endpoint)
+
+
+async def _wait_for_all(peer: Peer, others: set[UUID]) -> None:
+    await peer.wait_for(lambda joined: others <= joined.keys(), timeout=peer._config.discovery_timeout)
+
+
+def new_jumping_loop() -> asyncio.AbstractEventLoop:
+    """Make an event loop of asyncio whose clock jumps to the next deadline when nothing else can happen.
+
+    It is a loop factory: for ``asyncio.Runner``, for pytest-asyncio's hook
+    ``pytest_asyncio_loop_factories``, and as the option ``loop_factory`` of anyio's asyncio backend.
+
+    The clock stands still while code runs. It jumps when every task waits, and nothing outside the
+    loop can wake one: no socket or pipe is watched, and neither the loop nor anyio runs anything in
+    a thread or a process. As long as one of these is there, the loop waits in real time. What it
+    cannot see is a thread that you start yourself; the clock jumps while that works.
+    """
+    from ._jumping import JumpingLoop  # noqa: PLC0415  asyncio is not for programs on trio
+
+    return JumpingLoop()
 
 
 @define(eq=False)

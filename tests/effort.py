@@ -1,0 +1,8 @@
+"""How much the tests do where one more repetition only makes a rare fault likelier to be seen."""
+
+from __future__ import annotations
+
+import os
+
+THOROUGH = os.environ.get("ZDISCO_TESTS") == "thorough"
+"""Every backend gets the full number of repetitions, and every latency the full number of peers."""
