@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import platform
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib import metadata
@@ -17,6 +18,7 @@ from importlib import metadata
 import anyio
 import anyio.to_thread
 import zmq
+from attrs import frozen
 
 from zdisco import Peer
 
@@ -93,7 +95,16 @@ def measure_presence() -> None:
     show(f"{title}; plain: until one subscriber saw DISCONNECTED", [measure_kills()])
 
 
-def _arguments() -> argparse.Namespace:
+@frozen
+class Order:
+    """What the command line asks for."""
+
+    plan: data.Plan
+    only_data: bool
+
+
+def read(arguments: Sequence[str] | None = None) -> Order:
+    """Read a command line, by default that of the process, which ends if it makes no sense."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Without a command: measure everything.")
     parser.set_defaults(filters=[], quick=False, rounds=None)
     commands = parser.add_subparsers(dest="what")
@@ -102,15 +113,20 @@ def _arguments() -> argparse.Namespace:
     only.add_argument("--rounds", type=int, help="so many rounds")
     names = [measure.key for measure in data.MEASURES] + [repr(stack.name) for stack in STACKS]
     only.add_argument("filters", nargs="*", help=f"only these measures and programs: {', '.join(names)}")
-    return parser.parse_args()
+    given = parser.parse_args(arguments)
+    try:
+        plan = data.Plan.of(given.filters, quick=given.quick, rounds=given.rounds)
+    except ValueError as error:
+        only.error(str(error))
+    return Order(plan, given.what == "data")
 
 
 def main() -> None:
-    arguments = _arguments()
+    order = read()
     print(f"Python {platform.python_version()}, {versions()}")
-    if arguments.what is None:
+    if not order.only_data:
         measure_presence()
-    data.main(arguments.filters, quick=arguments.quick, rounds=arguments.rounds)
+    data.main(order.plan)
 
 
 def versions() -> str:

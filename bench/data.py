@@ -67,21 +67,25 @@ class Plan:
     rounds: int
 
     @classmethod
-    def of(cls, filters: Iterable[str], *, quick: bool) -> Plan:
+    def of(cls, filters: Iterable[str], *, quick: bool, rounds: int | None = None) -> Plan:
         """All, or what the filters name: measures by their keys, programs by their names.
 
         Raises:
-            ValueError: If a filter names nothing.
+            ValueError: If a filter names nothing, or there are no rounds.
         """
+        if rounds is None:
+            rounds = QUICK_ROUNDS if quick else ROUNDS
+        if rounds < 1:
+            raise ValueError(f"{rounds} rounds measure nothing")
         wanted = set(filters)
         keys, names = {measure.key for measure in MEASURES}, {stack.name for stack in STACKS}
         if unknown := wanted - keys - names:
-            raise ValueError(f"{sorted(unknown)} is none of {[*keys, *names]}")
+            raise ValueError(f"{', '.join(sorted(unknown))}: neither a measure nor a program")
         measures = [measure for measure in MEASURES if measure.key in wanted or not wanted & keys]
         if quick:
             measures = [_quick(measure) for measure in measures]
         stacks = [stack for stack in STACKS if stack is REFERENCE or stack.name in wanted or not wanted & names]
-        return cls(measures, stacks, QUICK_ROUNDS if quick else ROUNDS)
+        return cls(measures, stacks, rounds)
 
 
 def _quick(measure: Measure) -> Measure:
@@ -136,9 +140,6 @@ def _rows(plan: Plan, outcomes: Outcomes) -> list[DataRow]:
     return rows
 
 
-def main(filters: Iterable[str] = (), *, quick: bool = False, rounds: int | None = None) -> None:
-    """Measure what the filters name, and print the table."""
-    plan = Plan.of(filters, quick=quick)
-    if rounds is not None:
-        plan = evolve(plan, rounds=rounds)
+def main(plan: Plan) -> None:
+    """Measure, and print the table."""
     show_data(run(plan), REFERENCE.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from bench.cells import STACKS
 from bench.data import AGAIN, BOUNDS, MEASURES, Plan
 from bench.figures import Bound, Failure, Outcome, Sample, percentile, ratio, ratios
@@ -111,8 +112,10 @@ def test_filters_choose_measures_and_programs_and_keep_the_reference() -> None:
     assert [stack.name for stack in some.stacks] == ["sync", "asyncio"]
     assert some.rounds < whole.rounds
     assert [stack.name for stack in Plan.of(["burst"], quick=False).stacks] == [stack.name for stack in STACKS]
-    with pytest.raises(ValueError, match="512B"):
-        Plan.of(["512B"], quick=False)
+    with pytest.raises(ValueError, match="512B: neither"):
+        Plan.of(["512B", "uvloop"], quick=False)
+    with pytest.raises(ValueError, match="0 rounds"):
+        Plan.of([], quick=False, rounds=0)
 
 
 def test_a_quick_run_has_fewer_messages_but_the_whole_burst() -> None:

@@ -34,6 +34,7 @@ import anyio
 import pytest
 from attrs import frozen
 
+import bench.__main__
 from zdisco import Peer, Proxy, ProxySighting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -407,6 +408,9 @@ def test_a_command_exists(line: str) -> None:
             extras = re.findall(r"\[(\w+)\]", line)
             project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
             assert set(extras) <= project["optional-dependencies"].keys()
+        case ".venv/bin/python":
+            assert arguments[:2] == ["-m", "bench"]
+            bench.__main__.read(arguments[2:])
         case "python":
             assert arguments[0] in TUTORIAL
         case _:

@@ -24,6 +24,8 @@ BACK = "back"
 class Peers(Stack):
     """Peers on one of the event loops."""
 
+    share = 0.5
+
     def __init__(self, name: str, backend: str, *, use_uvloop: bool = False, in_bulk: bool = False) -> None:
         self.name = name
         self._backend = backend
