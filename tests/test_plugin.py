@@ -85,6 +85,7 @@ def test_the_fixture_works_with_each_plugin_and_costs_nothing_where_it_is_not_us
 def test_pytest_finds_the_plugin_by_an_entry_point_and_the_wheel_has_it() -> None:
     assert PROJECT["project"]["entry-points"]["pytest11"] == {"zdisco": "pytest_zdisco"}
     assert "src/pytest_zdisco.py" in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert "`pytest_zdisco`" in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert {path.name for path in (ROOT / "src").iterdir() if not path.name.startswith("_")} == {
         "pytest_zdisco.py",
         "zdisco",
