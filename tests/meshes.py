@@ -19,7 +19,7 @@ JUMPING = pytest.mark.parametrize(
 )
 ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])
 PROXY = "tcp://127.0.0.1:5555"
-LIMIT = 10.0
+LIMIT = 30.0
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 

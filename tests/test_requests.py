@@ -667,6 +667,18 @@ async def test_a_handler_whose_task_is_cancelled_by_others_ends_nothing() -> Non
 
 
 @ON_ASYNCIO
+async def test_a_service_whose_own_tasks_are_cancelled_by_others_is_served_no_longer() -> None:
+    async with mesh("a", "b") as (a, b), b.serve("s", shout):
+        assert await a.request(b.id, b"x", service="s") == b"X"
+        workers = [task for task in asyncio.all_tasks() if "_work" in task.get_name()]
+        assert len(workers) == 1
+        workers[0].cancel()
+        await offered(a, "s", 0)
+        with pytest.raises(RequestFailed, match="it does not serve 's'"):
+            await a.request(b.id, b"x", service="s")
+
+
+@ON_ASYNCIO
 async def test_a_service_may_be_left_in_another_task_than_the_one_that_entered_it() -> None:
     async with mesh("a", "b") as (a, b):
         service = b.serve("s", shout)

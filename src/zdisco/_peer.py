@@ -723,6 +723,9 @@ class Peer:
         group was given to the constructor. Who joins and leaves is told as `PeerJoined`,
         `PeerUpdated` and `PeerGone`, see ``groups`` of their peer.
 
+        Entering raises `AnnounceTooLarge` if one more group does not fit into our announce, and
+        `ClosedError` if the peer is not open, or is leaving. Cancelling it is safe: then we are no member.
+
         Args:
             group: Its name: text without NUL, not empty.
 
@@ -897,8 +900,8 @@ class Peer:
         of those fail. A request whose sender is gone before its turn is not begun.
 
         When the block is left, or the peer leaves, the service is no longer announced, what is not
-        answered is answered as failed, and handlers are cancelled. On asyncio the block may be left
-        in another task than the one that entered it.
+        answered is answered as failed, and handlers are cancelled; leaving waits until they have
+        ended. On asyncio the block may be left in another task than the one that entered it.
 
         Args:
             service: Its name: text without NUL, not empty.

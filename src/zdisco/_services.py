@@ -188,7 +188,9 @@ class Services:
 class Service:
     """One service that this peer offers: ``async with`` serves it until the block is left."""
 
-    def __init__(self, services: Services, check: Callable[[], object], name: str, handler: Handler, limit: int):
+    def __init__(
+        self, services: Services, check: Callable[[], object], name: str, handler: Handler, limit: int
+    ) -> None:
         self.name = name
         """What it is called."""
         self._services = services
@@ -273,8 +275,9 @@ class Service:
             try:
                 await anyio.sleep_forever()
             finally:
+                # However it ends, nobody is to wait for us.
                 self._context = None
-                self._is_serving = False
+                self._close()
         # We were interrupted; the block is not left yet.
         await anyio.sleep_forever()
 
