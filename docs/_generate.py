@@ -72,6 +72,7 @@ REASONS = {
     "link_retry_max": "A peer that answers nothing for so long is not waiting for us.",
     "linger": "Enough for what is on its way; a stalled reader must not keep a process from ending.",
     "send_hwm": "With libzmq's 1,000 a burst of 20,000 small messages to an idle reader lost most of it.",
+    "overflow": "One stalled reader must not hold up everybody, unless the program asks for that.",
     "receive_hwm": "Measured fastest; a peer that sends more than we read waits in its own queue, not in ours.",
     "stream_capacity": "A reader may fall behind by a burst of three `send_hwm`; the oldest data is the least useful.",
     "event_capacity": "Some thousand peers may come and go before somebody looks.",

@@ -25,7 +25,7 @@ from ._core.events import (
     ProxyFound,
     ProxyLost,
 )
-from ._core.model import Cause, LinkState, Message, PeerInfo, ReconnectStop
+from ._core.model import Cause, LinkState, Message, Overflow, PeerInfo, ReconnectStop
 from ._peer import Peer, Subscription
 from ._proxy import Proxy
 from ._streams import Stream
@@ -47,6 +47,7 @@ __all__ = [
     "Message",
     "MonitorEvent",
     "MonitorStream",
+    "Overflow",
     "Peer",
     "PeerConfig",
     "PeerGone",

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from attrs import frozen
 
 from .events import Event
-from .model import Endpoint
+from .model import Endpoint, PeerId
 
 
 @frozen
@@ -58,6 +58,16 @@ class DrainPeer:
     endpoint: Endpoint
     sender: bytes
     """Id and session as they stand in each of its frames; empty for a classic peer."""
+
+
+@frozen
+class ShutPeer:
+    """End the connections over which this peer subscribed at `dataPub`, with what waits there for it.
+
+    A peer that we have given up may live and read nothing. One that lives connects anew by itself.
+    """
+
+    peer: PeerId
 
 
 @frozen
@@ -134,6 +144,7 @@ Action: TypeAlias = (
     | ConnectPeer
     | DisconnectPeer
     | DrainPeer
+    | ShutPeer
     | RevivePeer
     | ProbePeer
     | SubscribeTopic

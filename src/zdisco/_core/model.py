@@ -100,6 +100,15 @@ class ReconnectStop(IntFlag):
     """Stop when what listens there does not speak ZMTP with us."""
 
 
+class Overflow(Enum):
+    """What publishing does when the queue to a subscriber is full."""
+
+    DROP = "drop"
+    """Drop the message for that one subscriber."""
+    WAIT = "wait"
+    """Wait until every subscriber that it matches has room."""
+
+
 class Probe(Enum):
     """What a plain TCP connection attempt to a peer's endpoint told."""
 
