@@ -137,7 +137,7 @@ def defaults() -> str:
         raise SystemExit(f"REASONS and PeerConfig differ: { ({one.name for one in fields} ^ REASONS.keys()) }")
     rows = []
     for one in fields:
-        is_time = one.name != "beacon_jitter" and not isinstance(one.default, int)
+        is_time = one.name != "beacon_jitter" and not isinstance(one.default, int | Enum)
         shown = _default(one.default) + (" s" if is_time else "")
         rows.append((_code(one.name), shown, docs[one.name], REASONS[one.name]))
     return table(("setting", "default", "meaning", "why"), rows)

@@ -22,7 +22,9 @@ def config(**values: object) -> PeerConfig:
 
 
 def test_every_field_is_checked() -> None:
-    assert {*SECONDS, *COUNTS, "overflow", "reconnect_stop", "probe_delays"} == {field.name for field in fields(PeerConfig)}
+    assert {*SECONDS, *COUNTS, "overflow", "reconnect_stop", "probe_delays"} == {
+        field.name for field in fields(PeerConfig)
+    }
 
 
 @pytest.mark.parametrize("name", SECONDS)
@@ -94,7 +96,9 @@ def test_overflow_takes_the_text_or_the_enum(value: object) -> None:
     assert config(overflow=value).overflow is Overflow(value)
 
 
-@pytest.mark.parametrize(("value", "error"), [("block", ValueError), ("", ValueError), (None, TypeError), (1, TypeError)])
+@pytest.mark.parametrize(
+    ("value", "error"), [("block", ValueError), ("", ValueError), (None, TypeError), (1, TypeError)]
+)
 def test_another_overflow_is_refused_by_name(value: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="overflow"):
         config(overflow=value)

@@ -8,7 +8,7 @@ import pytest
 
 from zdisco import _messages
 from zdisco._core.actions import Drop
-from zdisco._core.envelope import ControlFrame, DataFrame, Kind, data_frame, data_prefix, split
+from zdisco._core.envelope import ControlFrame, DataFrame, Frame, Kind, data_frame, data_prefix, split
 from zdisco._core.model import Message, PeerInfo
 from zdisco._messages import MessageStream, Publications, Subscriptions
 
@@ -46,15 +46,22 @@ def frame(topic: bytes, payload: bytes = b"", kind: int = Kind.DATA) -> bytes:
     return made[:at] + bytes([kind]) + made[at + 1 :]
 
 
+def publish(publications: Publications, topic: str) -> Frame:
+    made = publications.frame(topic, b"x")
+    assert publications.frame(topic, b"x") == made, "what was not sent takes no number"
+    publications.count(topic)
+    return split(made)
+
+
 def test_messages_of_a_topic_are_numbered_from_one() -> None:
     publications = Publications(ID, SESSION, limit=2)
-    parts = [split(publications.frame(topic, b"x")) for topic in ("a", "b", "a")]
+    parts = [publish(publications, topic) for topic in ("a", "b", "a")]
     assert [(part.stream, part.sequence) for part in parts if isinstance(part, DataFrame)] == [(0, 1), (0, 1), (0, 2)]
 
 
 def test_a_topic_that_was_forgotten_begins_again_in_another_stream() -> None:
     publications = Publications(ID, SESSION, limit=1)
-    parts = [split(publications.frame(topic, b"x")) for topic in ("a", "b", "a")]
+    parts = [publish(publications, topic) for topic in ("a", "b", "a")]
     numbers = [(part.stream, part.sequence) for part in parts if isinstance(part, DataFrame)]
     assert [sequence for _, sequence in numbers] == [1, 1, 1]
     assert numbers[0][0] != numbers[2][0]

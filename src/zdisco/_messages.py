@@ -75,7 +75,7 @@ class Publications:
     _topics: dict[str, _Outgoing] = field(factory=dict)
 
     def frame(self, topic: str, payload: bytes) -> bytes:
-        """The frame of the next message of a topic.
+        """The frame of the next message of a topic; call `count` when it was sent.
 
         Raises:
             TypeError: If the topic is not text.
@@ -87,10 +87,11 @@ class Publications:
             outgoing = None
         if outgoing is None:
             outgoing = self._add(topic, check_topic(topic))
-        # The number counts only what was made: a payload that cannot be joined raises here.
-        frame = data_frame(outgoing.prefix, Kind.DATA, outgoing.sequence + 1, payload)
-        outgoing.sequence += 1
-        return frame
+        return data_frame(outgoing.prefix, Kind.DATA, outgoing.sequence + 1, payload)
+
+    def count(self, topic: str) -> None:
+        """The last frame of this topic was sent."""
+        self._topics[topic].sequence += 1
 
     def _add(self, topic: str, raw: bytes) -> _Outgoing:
         if len(self._topics) >= self._limit:

@@ -294,6 +294,8 @@ class Peer:
             stream._end()
         for channel in self._channels:
             channel.close()
+        if self._data is not None:
+            self._data.rouse()
         if driver is not None:
             driver.close()
 
@@ -343,6 +345,7 @@ class Peer:
         """
         driver = self._opened
         driver.feed(driver.core.leave(anyio.current_time()))
+        driver.data.rouse()
         with anyio.move_on_after(self._config.farewell_timeout):
             while driver.core.unheard_farewells and not driver.is_closed:
                 await driver.changed()
@@ -419,6 +422,10 @@ class Peer:
         """Send a message to every other peer that subscribed to a prefix of ``topic``.
 
         A peer whose queue is full (``send_hwm`` messages) does not get it; nobody else is held up.
+        With ``overflow="wait"`` in the configuration this waits instead until every peer that the
+        message is for has room. So one peer that stalls holds up all who publish what it
+        subscribed to, until it reads again or its connection ends. Those who wait try again in the
+        order in which they came.
 
         Args:
             topic: Text without NUL.
@@ -427,15 +434,21 @@ class Peer:
         Raises:
             TypeError: If ``topic`` is not text or ``payload`` not bytes.
             ValueError: If ``topic`` holds a NUL, or has more than 1024 bytes of UTF-8.
-            ClosedError: If the peer is not open, or is leaving.
+            ClosedError: If the peer is not open, or is leaving; also when that happens while this waits.
 
-        Cancellation: safe; the message has been sent, or has not.
+        Cancellation: safe; the message has been sent, or has not. One that was still waiting has not.
         """
         raw = payload if type(payload) is bytes else payload_bytes(payload)
         self._sent += 1
         if self._sent >= _TURN:
             self._sent = 0
             await anyio.lowlevel.checkpoint()
+        while not (data := self._publishing).publish(self._publications.frame(topic, raw)):
+            await data.writable()
+        self._publications.count(topic)
+
+    @property
+    def _publishing(self) -> DataChannel:
         driver = self._driver
         if driver is None:
             raise ClosedError("peer")
@@ -443,7 +456,7 @@ class Peer:
             raise ClosedError("peer", "is leaving")
         if self._thread != threading.get_ident():
             raise RuntimeError(_ELSEWHERE)
-        driver.data.send(self._publications.frame(topic, raw))
+        return driver.data
 
     def subscribe(self, topic: str, *, exact: bool = False) -> Subscription:
         """Messages whose topic begins with ``topic``; the empty one is for all.
