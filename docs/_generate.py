@@ -75,6 +75,7 @@ REASONS = {
     "link_retry_max": "A peer that answers nothing for so long is not waiting for us.",
     "linger": "Enough for what is on its way; a stalled reader must not keep a process from ending.",
     "send_hwm": "With libzmq's 1,000 a burst of 20,000 small messages to an idle reader lost most of it.",
+    "overflow": "One stalled reader must not hold up everybody, unless the program asks for that.",
     "receive_hwm": "Measured fastest; a peer that sends more than we read waits in its own queue, not in ours.",
     "stream_capacity": "A reader may fall behind by a burst of three `send_hwm`; the oldest data is the least useful.",
     "request_timeout": "A responder that dies is told at once, so this bounds only one that is slow, or an answer that"
@@ -142,7 +143,7 @@ def defaults() -> str:
         raise SystemExit(f"REASONS and PeerConfig differ: { ({one.name for one in fields} ^ REASONS.keys()) }")
     rows = []
     for one in fields:
-        is_time = one.name != "beacon_jitter" and not isinstance(one.default, int)
+        is_time = one.name != "beacon_jitter" and not isinstance(one.default, int | Enum)
         shown = _default(one.default) + (" s" if is_time else "")
         rows.append((_code(one.name), shown, docs[one.name], REASONS[one.name]))
     return table(("setting", "default", "meaning", "why"), rows)

@@ -36,6 +36,7 @@ from zdisco._core.actions import (
     RevivePeer,
     SendData,
     SendToProxy,
+    ShutPeer,
     SubscribeTopic,
     TellLoss,
     UnsubscribeTopic,
@@ -67,6 +68,8 @@ class Network:
     classics: list[ClassicPeer] = field(factory=list)
     cut_off: dict[frozenset[str], float] = field(factory=dict)
     """Pairs of names that cannot reach each other, and until when."""
+    deaf: dict[tuple[str, str], float] = field(factory=dict)
+    """Subscriber and publisher by name: the one cannot connect to the other, and until when."""
     disturbed: dict[frozenset[str], float] = field(factory=dict)
     """When a connection between two of them was last cut."""
     _agenda: list[tuple[float, int, Callable[[], None]]] = field(factory=list)
@@ -163,7 +166,8 @@ class Network:
         for subscriber, publisher in ((one, other), (other, one)):
             self.cut_one_way(subscriber, publisher)
 
-    def cut_one_way(self, subscriber: FakePeer, publisher: FakePeer) -> None:
+    def cut_one_way(self, subscriber: FakePeer, publisher: FakePeer, seconds: float = 0.0) -> None:
+        self.deaf[subscriber.name, publisher.name] = self.now + seconds
         socket = subscriber.sub.sockets.get(publisher.endpoint)
         if socket is not None and socket.connection is not None:
             socket.connection.end()
@@ -178,10 +182,18 @@ class Listener:
     endpoint: Endpoint
     subscribed: Callable[[bytes], None]
     connections: list[Connection] = field(factory=list)
+    shuts: int = 0
+    """How many connections were ended by `shut`."""
 
     def publish(self, frame: bytes) -> None:
         for connection in self.connections:
             connection.publish(frame)
+
+    def shut(self, topic: bytes) -> None:
+        """End the connections over which this was subscribed."""
+        for connection in [connection for connection in self.connections if topic in connection.in_force]:
+            self.shuts += 1
+            connection.end()
 
     def close(self) -> None:
         if self.network.listeners.get(self.endpoint) is self:
@@ -261,7 +273,8 @@ class SubSocket:
             return
         network = self.sub.network
         listener = network.listeners.get(self.endpoint)
-        if listener is None or not network.can_reach(self.owner.name, listener.name):
+        is_deaf = listener is not None and network.deaf.get((self.owner.name, listener.name), 0.0) > network.now
+        if listener is None or is_deaf or not network.can_reach(self.owner.name, listener.name):
             self._fail()
             return
         self.tries = 0
@@ -646,6 +659,8 @@ class FakePeer(Subscriber):
                 self.sub.connect(endpoint)
             case DrainPeer(endpoint):
                 network.later(lambda: self._drain(endpoint))
+            case ShutPeer(peer):
+                self.listener.shut(inbox(peer))
             case ProbePeer(endpoint):
                 network.later(lambda: self._probe(endpoint), most=0.2)
             case SubscribeTopic(topic):

@@ -9,7 +9,7 @@ from attrs import evolve, fields
 from attrs.exceptions import FrozenInstanceError
 
 from zdisco._core.config import PeerConfig
-from zdisco._core.model import ReconnectStop
+from zdisco._core.model import Overflow, ReconnectStop
 
 SECONDS = [field.name for field in fields(PeerConfig) if field.type in ("float", float)]
 COUNTS = [field.name for field in fields(PeerConfig) if field.type in ("int", int)]
@@ -22,7 +22,9 @@ def config(**values: object) -> PeerConfig:
 
 
 def test_every_field_is_checked() -> None:
-    assert {*SECONDS, *COUNTS, "reconnect_stop", "probe_delays"} == {field.name for field in fields(PeerConfig)}
+    assert {*SECONDS, *COUNTS, "overflow", "reconnect_stop", "probe_delays"} == {
+        field.name for field in fields(PeerConfig)
+    }
 
 
 @pytest.mark.parametrize("name", SECONDS)
@@ -87,6 +89,19 @@ def test_reconnect_stop_takes_the_flags_of_the_option(value: int) -> None:
 def test_other_flags_are_refused(value: int) -> None:
     with pytest.raises(ValueError, match="reconnect_stop"):
         PeerConfig(reconnect_stop=value)
+
+
+@pytest.mark.parametrize("value", ["drop", Overflow.DROP, "wait", Overflow.WAIT])
+def test_overflow_takes_the_text_or_the_enum(value: object) -> None:
+    assert config(overflow=value).overflow is Overflow(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [("block", ValueError), ("", ValueError), (None, TypeError), (1, TypeError)]
+)
+def test_another_overflow_is_refused_by_name(value: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="overflow"):
+        config(overflow=value)
 
 
 def test_a_beacon_jitter_of_the_whole_interval_is_refused() -> None:

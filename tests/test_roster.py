@@ -17,6 +17,7 @@ from zdisco._core.actions import (
     ProbePeer,
     RevivePeer,
     SendData,
+    ShutPeer,
     SubscribeTopic,
     UnsubscribeTopic,
 )
@@ -235,7 +236,7 @@ def test_a_broken_link_is_suspect_then_recovers_or_is_given_up() -> None:
             assert BOB in made.joined
         else:
             assert DrainPeer(HERE, BOB.bytes + BOBS) in run(made, 6.1)
-            assert made.drained(HERE, 6.2) == [PeerGone(announce().info, Cause.UNREACHABLE)]
+            assert made.drained(HERE, 6.2) == [ShutPeer(BOB), PeerGone(announce().info, Cause.UNREACHABLE)]
 
 
 def test_a_link_that_comes_back_at_once_is_no_event() -> None:
@@ -490,7 +491,11 @@ def test_reconnect_stop_0_never_probes_and_never_disconnects() -> None:
     made.link_down(HERE, 1.0)
     made.link_retried(HERE)
     outputs = run(made, 100.0) + made.probed(HERE, Probe.REFUSED, 2.0) + made.link_rejected(HERE, 2.0)
-    assert outputs == [PeerSuspected(announce().info), PeerGone(announce().info, Cause.UNREACHABLE)]
+    assert outputs == [
+        PeerSuspected(announce().info),
+        ShutPeer(BOB),
+        PeerGone(announce().info, Cause.UNREACHABLE),
+    ]
     made.link_up(HERE, 200.0)
     assert told(made.link_heard(KEY, LinkBody(1, 0, 1), 200.0)) == [PeerJoined(announce().info)]
 
@@ -502,7 +507,7 @@ def test_who_is_never_given_up_is_connected_anew_also_after_the_end_of_its_stay(
     made.link_down(HERE, 1.0)
     run(made, 5.95)
     made.link_down(HERE, 5.95)
-    assert run(made, 7.0) == [PeerGone(announce().info, Cause.UNREACHABLE), RevivePeer(HERE)]
+    assert run(made, 7.0) == [ShutPeer(BOB), PeerGone(announce().info, Cause.UNREACHABLE), RevivePeer(HERE)]
     (link,) = made.links
     assert (link.epoch, link.confirmed, link.seen) == (1, 1, 1), "what the connection taught is not forgotten"
 
@@ -521,7 +526,22 @@ def test_reconnect_stop_2_stops_when_the_handshake_fails_and_not_when_refused() 
     assert ProbePeer(HERE) not in run(made, 1.05)
     assert not made.probed(HERE, Probe.REFUSED, 1.0)
     assert made.link_rejected(HERE, 1.0) == [DrainPeer(HERE, BOB.bytes + BOBS)]
-    assert made.drained(HERE, 1.0) == [PeerGone(announce().info, Cause.REJECTED)]
+    assert made.drained(HERE, 1.0) == [ShutPeer(BOB), PeerGone(announce().info, Cause.REJECTED)]
+
+
+def test_whose_process_is_dead_is_not_shut_out() -> None:
+    made = joined()
+    made.link_down(HERE, 1.0)
+    made.probed(HERE, Probe.REFUSED, 1.0)
+    assert made.drained(HERE, 1.0) == [PeerGone(announce().info, Cause.REFUSED)]
+
+
+def test_a_peer_whose_other_life_is_linked_is_not_shut_out() -> None:
+    made = joined()
+    made.announced(announce(session=OTHER, incarnation=11, endpoint=THERE), THERE, 1.0)
+    made.link_down(HERE, 1.0)
+    assert DrainPeer(HERE, BOB.bytes + BOBS) in run(made, 6.0)
+    assert made.drained(HERE, 6.0) == [PeerGone(announce().info, Cause.UNREACHABLE)]
 
 
 def test_an_announced_peer_that_never_links_goes_without_an_event() -> None:
@@ -583,7 +603,7 @@ def test_a_link_that_comes_up_again_and_again_without_proof_is_given_up_in_time(
         made.link_down(HERE, second + 0.5)
     assert DrainPeer(HERE, BOB.bytes + BOBS) not in outputs + run(made, 4.9)
     assert DrainPeer(HERE, BOB.bytes + BOBS) in run(made, 5.0)
-    assert made.drained(HERE, 5.0) == [PeerGone(announce().info, Cause.UNREACHABLE)]
+    assert made.drained(HERE, 5.0) == [ShutPeer(BOB), PeerGone(announce().info, Cause.UNREACHABLE)]
 
 
 def test_a_link_that_breaks_before_it_joined_is_kept_as_long_as_any_announced_one() -> None:
@@ -876,6 +896,7 @@ def test_another_id_at_the_endpoint_replaces_when_its_link_is_proved() -> None:
     assert told(outputs) == [PeerGone(announce().info, Cause.REPLACED), PeerJoined(eve.info)]
     assert DisconnectPeer(HERE) not in outputs
     assert ConnectPeer(HERE) not in outputs
+    assert ShutPeer(BOB) in outputs, "nobody else subscribes to its inbox"
 
 
 def test_two_that_were_announced_while_a_third_was_drained_share_one_new_connection() -> None:

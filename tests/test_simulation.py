@@ -209,6 +209,22 @@ def test_a_peer_cut_off_by_the_network_is_found_again_without_a_restart(seed: in
 
 
 @given(seed=SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_a_peer_that_we_gave_up_and_that_still_hears_us_is_shut_out_and_found_again(seed: int) -> None:
+    network = Network(seed)
+    network.proxy()
+    one, other = [network.peer(name, topics=[b"x"]) for name in ("one", "other")]
+    network.run_until(lambda: is_complete(network), 1.0)
+    network.cut_one_way(one, other, 12.0)
+    network.run(11.0)
+    assert one.listener.shuts == 1
+    assert [event.cause for event in one.events if isinstance(event, PeerGone)] == [Cause.UNREACHABLE]
+    network.run(BEACONS)
+    assert_agreement(network)
+    assert (count(one, PeerJoined), count(other, PeerGone)) == (2, 1)
+
+
+@given(seed=SEEDS)
 @settings(max_examples=20, deadline=None)
 def test_a_process_that_restarts_under_its_id_replaces_itself(seed: int) -> None:
     network = Network(seed)
@@ -324,7 +340,7 @@ class Chaos:
 
     def cut_one_way(self) -> None:
         for one, other in [self.some(2)] if self.some(2) else []:
-            self.network.cut_one_way(one, other)
+            self.network.cut_one_way(one, other, self.random.choice([0.0, 0.0, 6.5]))
 
     def stall(self) -> None:
         for peer in self.some():

@@ -30,7 +30,7 @@ from ._core.events import (
     ProxyFound,
     ProxyLost,
 )
-from ._core.model import Cause, LinkState, Message, PeerInfo, ReconnectStop, StreamOverflow
+from ._core.model import Cause, LinkState, Message, Overflow, PeerInfo, ReconnectStop, StreamOverflow
 from ._peer import Peer, Subscription
 from ._proxy import Proxy
 from ._requests import Reply
@@ -56,6 +56,7 @@ __all__ = [
     "MonitorEvent",
     "MonitorStream",
     "NoResponder",
+    "Overflow",
     "Peer",
     "PeerConfig",
     "PeerGone",

@@ -4,13 +4,13 @@ Rule 1: a channel calls its listener synchronously, in the step that read the so
 no queue and no ``await`` in between, so cancelling a channel loses nothing.
 
 Rule 2: what a channel is told to do never waits and never fails; what comes of it arrives at
-the listener.
+the listener. The exception is what the application publishes: it may have to wait.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ._core.actions import Drop
@@ -102,6 +102,12 @@ class DataChannel(ABC):
 
     endpoint: Endpoint
     """Where `dataPub` listens, resolved."""
+    publish: Callable[[bytes], bool]
+    """Publishes a data frame; false if it would have to wait, which only ``overflow="wait"`` makes it.
+
+    `published` must be called in the next turn of the event loop. Raises `ClosedError` if the
+    channel is closed. It is called for each message, so it is no method that calls another.
+    """
 
     @abstractmethod
     async def run(self, listener: DataListener) -> None:
@@ -134,21 +140,35 @@ class DataChannel(ABC):
 
     @abstractmethod
     def send(self, frame: bytes) -> None:
-        """Publish one frame. Never waits: libzmq drops it for a subscriber whose queue is full."""
+        """Publish a control frame. Never waits: it is dropped for a subscriber whose queue is full.
 
-    @abstractmethod
-    def publish(self, frame: bytes) -> bool:
-        """Publish a data frame; false if it would have to wait, which only ``overflow="wait"`` makes it.
-
-        `published` must be called in the next turn of the event loop.
-
-        Raises:
-            ClosedError: If the channel is closed.
+        With ``overflow="wait"`` it finds room where data does not, for as many frames again.
         """
 
     @abstractmethod
     def published(self) -> None:
         """A turn of the event loop has ended in which something was published."""
+
+    @abstractmethod
+    async def writable(self) -> None:
+        """Wait until `publish` is worth another try, in the order of coming; call it in the step in which this returns.
+
+        Raises:
+            ClosedError: If the channel is, or gets, closed.
+
+        Cancellation: safe; who comes next does not wait longer.
+        """
+
+    @abstractmethod
+    def rouse(self) -> None:
+        """Let all who wait in `writable` return now, one after the other."""
+
+    @abstractmethod
+    def shut(self, peer: bytes) -> None:
+        """End the connections of those who subscribed to the inbox of this peer (16 bytes), where that is possible.
+
+        What waits there is lost, and nobody waits for it any more. The peer may connect again.
+        """
 
     @abstractmethod
     async def probe(self, endpoint: Endpoint) -> Probe:

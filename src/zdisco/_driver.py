@@ -249,6 +249,8 @@ class Driver:
                     self.data.connect(endpoint)
                 case actions.DrainPeer(endpoint, sender):
                     self.data.drain(endpoint, sender)
+                case actions.ShutPeer(peer):
+                    self.data.shut(peer.bytes)
                 case actions.SubscribeTopic(topic):
                     self.data.subscribe(topic)
                 case actions.UnsubscribeTopic(topic):

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self, overload
@@ -318,6 +319,8 @@ class Peer:
             stream._end()
         for channel in self._channels:
             channel.close()
+        if self._data is not None:
+            self._data.rouse()
         if driver is not None:
             self._me = driver.core.me
             driver.close()
@@ -376,6 +379,7 @@ class Peer:
         self._turn = _NO_TURN
         self._end_requests("is leaving")
         driver.feed(driver.core.leave(anyio.current_time()))
+        driver.data.rouse()
         with anyio.move_on_after(self._config.farewell_timeout):
             while driver.core.unheard_farewells and not driver.is_closed:
                 await driver.changed()
@@ -453,6 +457,10 @@ class Peer:
 
         A peer whose queue is full (``send_hwm`` messages) does not get it, and is told of the loss
         with the next message that it gets, or after ``tail_delay``; nobody else is held up.
+        With ``overflow="wait"`` in the configuration this waits instead until every peer that the
+        message is for has room. So one peer that stalls holds up all who publish what it
+        subscribed to, until it reads again or its connection ends. Those who wait try again in the
+        order in which they came.
 
         Args:
             topic: Text without NUL.
@@ -463,19 +471,22 @@ class Peer:
         Raises:
             TypeError: If ``topic`` is not text or ``payload`` not bytes.
             ValueError: If ``topic`` holds a NUL, or has more than 1024 bytes of UTF-8.
-            ClosedError: If the peer is not open, or is leaving.
+            ClosedError: If the peer is not open, or is leaving; also when that happens while this waits.
 
-        Cancellation: safe; the message has been sent, or has not.
+        Cancellation: safe; the message has been sent, or has not. One that was still waiting has not.
         """
         if self._turn >= _TURN:
             await self._next_turn()
         if not self._publish(topic, payload, retain):
-            await self._publish_later(topic, payload, retain)
+            await self._when_writable(lambda: self._publish(topic, payload, retain))
 
-    def publish_nowait(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def publish_nowait(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         """The same for who is not in a coroutine: callbacks of the event loop, for example.
 
         It lets nobody else run; whoever publishes much prefers `publish`.
+
+        Returns:
+            Whether it was sent. It always is, unless ``overflow="wait"`` would make `publish` wait.
 
         Raises:
             TypeError: If ``topic`` is not text or ``payload`` not bytes.
@@ -484,7 +495,7 @@ class Peer:
         """
         if self._turn >= _TURN:
             self._begin_turn()
-        self._publish(topic, payload, retain)
+        return self._publish(topic, payload, retain)
 
     async def publish_many(self, topic: str, payloads: Iterable[bytes]) -> None:
         """Publish many messages of one topic, for less than `publish` costs.
@@ -503,7 +514,10 @@ class Peer:
         left = iter(payloads)
         while chunk := list(islice(left, _TURN)):
             await self._next_turn()
-            self._publish_chunk(topic, chunk)
+            sent = self._publish_chunk(topic, chunk)
+            for payload in chunk[sent:]:
+                if not self._publish(topic, payload, False):
+                    await self._when_writable(partial(self._publish, topic, payload, False))
 
     def _publish(self, topic: str, payload: bytes, retain: bool) -> bool:
         """Send a message if it need not wait."""
@@ -522,8 +536,14 @@ class Peer:
             self._opened.core.roster.publications.retain(publication, frame)
         return True
 
-    async def _publish_later(self, topic: str, payload: bytes, retain: bool) -> None:
-        raise NotImplementedError
+    async def _when_writable(self, publish: Callable[[], bool]) -> None:
+        """Publish as soon as there is room, in the order of coming."""
+        while True:
+            await self._staying.data.writable()
+            if self._turn >= _TURN:
+                self._begin_turn()
+            if publish():
+                return
 
     def _publish_as(self, publication: Publication, payload: bytes) -> bool:
         number = publication.sequence + 1
@@ -532,13 +552,16 @@ class Peer:
         publication.sequence = number
         return True
 
-    def _publish_chunk(self, topic: str, payloads: Sequence[bytes]) -> None:
+    def _publish_chunk(self, topic: str, payloads: Sequence[bytes]) -> int:
+        """Send messages as long as none has to wait; returns how many were sent."""
         publication = self._publication(topic)
-        send, prefix = self._send, publication.prefix
+        send, prefix, first = self._send, publication.prefix, publication.sequence
         for payload in payloads:
             number = publication.sequence + 1
-            send(prefix + _pack(0, number) + (payload if type(payload) is bytes else payload_bytes(payload)))
+            if not send(prefix + _pack(0, number) + (payload if type(payload) is bytes else payload_bytes(payload))):
+                break
             publication.sequence = number
+        return publication.sequence - first
 
     def _publication(self, topic: str) -> Publication:
         """The publication of a topic, which does not rest any more."""
@@ -758,7 +781,8 @@ class Peer:
         """
         raw = payload_bytes(payload)
         await self._take_turn()
-        self._publish_as(self._group_publication(group), raw)
+        if not self._publish_as(self._group_publication(group), raw):
+            await self._when_writable(lambda: self._publish_as(self._group_publication(group), raw))
 
     # Messages to one peer, and requests
 
@@ -766,7 +790,8 @@ class Peer:
         """Send a message to one joined peer, which reads it from its `inbox`.
 
         Messages to one peer arrive in the order in which they were sent. If its queue is full
-        (``send_hwm`` messages) it does not get this one.
+        (``send_hwm`` messages) it does not get this one; with ``overflow="wait"`` this waits until
+        it has room.
 
         Args:
             to: The peer, or its id.
@@ -781,7 +806,8 @@ class Peer:
         """
         id, raw = _peer_id(to), payload_bytes(payload)
         await self._take_turn()
-        self._asking.send(id, raw)
+        if not self._send(self._asking.direct(id, raw)):
+            await self._when_writable(lambda: self._send(self._asking.direct(id, raw)))
 
     def inbox(self) -> Stream[Message]:
         """The messages that others `send` to us alone; their ``topic`` is empty.

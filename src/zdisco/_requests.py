@@ -81,8 +81,12 @@ class Post:
 
     def send(self, to: PeerId, kind: Kind, body: bytes) -> None:
         """Send to the inbox of a peer, whoever that is now."""
+        self._driver.data.send(self.frame(to, kind, body))
+
+    def frame(self, to: PeerId, kind: Kind, body: bytes) -> bytes:
+        """A frame for the inbox of a peer."""
         me = self._driver.core.me
-        self._driver.data.send(control_frame(inbox(to), kind, me.info.id, me.session, body))
+        return control_frame(inbox(to), kind, me.info.id, me.session, body)
 
     def life(self, id: PeerId) -> bytes:
         """Id and session of a joined peer, as they stand in its frames.
@@ -150,14 +154,14 @@ class Requests:
 
     # What we send
 
-    def send(self, to: PeerId, payload: bytes) -> None:
-        """Send a message to a joined peer.
+    def direct(self, to: PeerId, payload: bytes) -> bytes:
+        """The frame of a message to a joined peer.
 
         Raises:
             UnknownPeer: If no peer of that id, with an inbox, is joined.
         """
         self._post.life(to)
-        self._post.send(to, Kind.DIRECT, payload)
+        return self._post.frame(to, Kind.DIRECT, payload)
 
     async def ask(self, peers: Sequence[PeerInfo], service: str, payload: bytes, seconds: float) -> list[Asked]:
         """Send a request to each of these joined peers and wait until all are settled, so long at the most.

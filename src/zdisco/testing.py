@@ -39,10 +39,12 @@ from attrs import define, field
 from ._channels import DataChannel, DataListener, Network, ProxyChannel, ProxyListener
 from ._core.config import PeerConfig
 from ._core.endpoints import TcpEndpoint, numeric, parse
+from ._core.envelope import inbox
 from ._core.errors import BindError, ClosedError, InvalidEndpoint, MalformedMessage
-from ._core.model import Endpoint, Probe
+from ._core.model import Endpoint, Overflow, Probe
 from ._core.wire import Welcome, decode, encode
 from ._peer import Peer
+from ._turns import Turns
 from ._zmq.monitor import MonitorEvent, SocketEvent
 
 if TYPE_CHECKING:
@@ -298,11 +300,13 @@ class _Server:
     site: _Site
     endpoint: Endpoint
     hwm: int
-    """Frames that wait for one subscriber before the newest are dropped for it."""
+    """Frames that wait for one subscriber before its queue is full."""
     accepted: Callable[[_Connection], None] = _ignore
     received: Callable[[_Connection, bytes, float], None] = _ignore
     """Called with each frame of a client when it is sent, and when it will arrive."""
     ended: Callable[[_Connection], None] = _ignore
+    freed: Callable[[], None] = _ignore
+    """Called when a queue may have got room."""
     connections: list[_Connection] = field(factory=list)
     is_open: bool = True
 
@@ -312,7 +316,7 @@ class _Server:
         for connection in list(self.connections):
             connection.end()
         # The endpoint is remembered, its owner is not.
-        self.accepted, self.received, self.ended = _ignore, _ignore, _ignore
+        self.accepted, self.received, self.ended, self.freed = _ignore, _ignore, _ignore, _ignore
 
 
 @define(eq=False)
@@ -333,9 +337,13 @@ class _Connection:
     def sites(self) -> frozenset[_Site]:
         return frozenset((self.client.site, self.server.site))
 
-    def send(self, frame: bytes, sent: float) -> None:
-        """From the server to the client."""
-        if not self.is_up or len(self.waiting) >= self.server.hwm:
+    @property
+    def is_full(self) -> bool:
+        return len(self.waiting) >= self.server.hwm
+
+    def send(self, frame: bytes, sent: float, room: int = 0) -> None:
+        """From the server to the client; ``room`` is there for it when the queue is full."""
+        if not self.is_up or len(self.waiting) >= self.server.hwm + room:
             return
         self.waiting.append(frame)
         self._inward = max(self._inward, sent + self.server.net._delay())
@@ -353,6 +361,7 @@ class _Connection:
             self.is_up = False
             self.server.connections.remove(self)
             self.server.ended(self)
+            self.server.freed()
             at = anyio.current_time() + self.server.net._delay()
             self.client.mailbox.put(at, self.client.lost, self)
 
@@ -455,6 +464,7 @@ class _Dialer:
         """Read one frame."""
         if connection.waiting and not self._is_closed:
             self._arrived(self, connection.waiting.popleft())
+            connection.server.freed()
 
     def read_all(self) -> None:
         """Read what was sent, however far it is."""
@@ -652,10 +662,14 @@ class _MemoryDataChannel(DataChannel):
         self._server = server
         server.received = self._received
         server.ended = self._ended
+        server.freed = self.rouse
         self._mailbox = _Mailbox()
         self._listener: DataListener | None = None
         self._dialers: dict[Endpoint, _Dialer] = {}
         self._drains: dict[Endpoint, bool] = {}
+        self._waits = config.overflow is Overflow.WAIT
+        self._turns = Turns("peer")
+        self.publish = self._publish
         self._topics: dict[bytes, None] = {}
         self._frames: list[bytes] = []
         self._is_closed = False
@@ -675,16 +689,35 @@ class _MemoryDataChannel(DataChannel):
     # dataPub
 
     def send(self, frame: bytes) -> None:
-        now = anyio.current_time()
-        for connection in self._server.connections:
-            if frame.startswith(connection.topics):
-                connection.send(frame, now)
+        self._send(frame, self._server.hwm if self._waits else 0)
 
-    def publish(self, frame: bytes) -> bool:
+    def _publish(self, frame: bytes) -> bool:
         if self._is_closed:
             raise ClosedError("peer")
-        self.send(frame)
+        if self._waits and any(connection.is_full for connection in self._matching(frame)):
+            return False
+        self._send(frame)
         return True
+
+    def _send(self, frame: bytes, room: int = 0) -> None:
+        now = anyio.current_time()
+        for connection in self._matching(frame):
+            connection.send(frame, now, room)
+
+    def _matching(self, frame: bytes) -> list[_Connection]:
+        return [connection for connection in self._server.connections if frame.startswith(connection.topics)]
+
+    async def writable(self) -> None:
+        await self._turns.wait()
+
+    def rouse(self) -> None:
+        self._turns.start()
+
+    def shut(self, peer: bytes) -> None:
+        topic = inbox(UUID(bytes=peer))
+        for connection in [one for one in self._server.connections if topic in one.topics]:
+            connection.waiting.clear()
+            connection.end()
 
     def published(self) -> None:
         pass
@@ -703,6 +736,7 @@ class _MemoryDataChannel(DataChannel):
         elif others != connection.topics:
             connection.topics = others
             self._listener.unsubscribed(topic)
+            self.rouse()
 
     def _ended(self, connection: _Connection) -> None:
         self._mailbox.put(anyio.current_time() + self._net._delay(), self._end_told, connection)
@@ -802,6 +836,7 @@ class _MemoryDataChannel(DataChannel):
     async def aclose(self) -> None:
         self._is_closed = True
         self._server.close()
+        self._turns.close()
         for endpoint in list(self._dialers):
             self.disconnect(endpoint)
         await anyio.lowlevel.checkpoint()

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from .counts import Loss
 from .events import Event
-from .model import Endpoint, PeerInfo
+from .model import Endpoint, PeerId, PeerInfo
 
 
 @frozen
@@ -59,6 +59,16 @@ class DrainPeer:
     endpoint: Endpoint
     sender: bytes
     """Id and session as they stand in each of its frames; empty for a classic peer."""
+
+
+@frozen
+class ShutPeer:
+    """End the connections over which this peer subscribed at `dataPub`, with what waits there for it.
+
+    A peer that we have given up may live and read nothing. One that lives connects anew by itself.
+    """
+
+    peer: PeerId
 
 
 @frozen
@@ -153,6 +163,7 @@ Action: TypeAlias = (
     | ConnectPeer
     | DisconnectPeer
     | DrainPeer
+    | ShutPeer
     | RevivePeer
     | ProbePeer
     | SubscribeTopic

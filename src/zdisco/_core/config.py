@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from attrs import Attribute, field, frozen
 from attrs.validators import deep_iterable
 
-from .model import ReconnectStop
+from .model import Overflow, ReconnectStop
 
 _MOST = 2**31 - 1
 """libzmq keeps its options in 32 bits ..."""
@@ -45,6 +45,16 @@ def _flags(value: object) -> ReconnectStop:
     return ReconnectStop(value)
 
 
+def _overflow(value: object) -> Overflow:
+    if not isinstance(value, Overflow | str):
+        raise TypeError(f"overflow must be a text or an Overflow, not {value!r}")
+    try:
+        return Overflow(value)
+    except ValueError:
+        known = " or ".join(repr(one.value) for one in Overflow)
+        raise ValueError(f"overflow must be {known}, not {value!r}") from None
+
+
 def _jitter(_: object, attribute: Attribute[float], value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{attribute.name} must be a number, not {value!r}")
@@ -70,7 +80,7 @@ class PeerConfig:
 
     Raises:
         ValueError: If a number is out of its range.
-        TypeError: If a value is not a number.
+        TypeError: If a value is of the wrong type.
     """
 
     announce_retry_min: float = field(default=0.002, validator=_is_seconds)
@@ -137,7 +147,12 @@ class PeerConfig:
     linger: float = field(default=0.5, validator=_is_seconds_or_zero)
     """How long closing waits for what was published to leave."""
     send_hwm: int = field(default=20_000, validator=_is_count)
-    """Messages that wait for one peer before the newest are dropped for it; 0 is not allowed: it has no bound."""
+    """Messages that wait for one peer before its queue is full, see ``overflow``; 0 is not allowed: it has no bound."""
+    overflow: Overflow = field(default=Overflow.DROP, converter=_overflow)
+    """What `Peer.publish` does when the queue to a subscriber is full. ``"drop"``: the newest messages are dropped
+    for that one, nobody else is held up. ``"wait"``: it waits until every subscriber that the message is for has room;
+    one that does not read holds up all who publish what it subscribed to, until it reads again or its connection
+    ends."""
     receive_hwm: int = field(default=1_000, validator=_is_count)
     """Messages of one peer that libzmq holds before it stops reading from it."""
     stream_capacity: int = field(default=65_536, validator=_is_count)

@@ -273,6 +273,11 @@ def inbox(id: PeerId) -> bytes:
     return _INBOX + id.bytes
 
 
+def inbox_owner(topic: bytes) -> bytes | None:
+    """The 16 bytes of the id whose inbox a topic is; `None` if it is none."""
+    return topic[1:] if len(topic) == _INBOX_SIZE and topic[:1] == _INBOX else None
+
+
 def marker(id: PeerId, session: bytes, counter: int, scope: Scope = Scope.COMPLETE, *prefixes: bytes) -> bytes:
     """The topic that a peer subscribes to last.
 

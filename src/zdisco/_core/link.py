@@ -53,6 +53,9 @@ CAUSES: Mapping[Signal, Cause] = MappingProxyType(
 FINAL = frozenset({Signal.FAREWELL, Signal.REPLACED})
 """After these an announce of the same incarnation revives nobody."""
 
+MAY_LIVE = frozenset({Signal.EXPIRED, Signal.REJECTED, Signal.REPLACED})
+"""After these the process may live, and go on holding what it does not read."""
+
 TRANSITIONS: Mapping[tuple[LinkState, Signal], LinkState] = MappingProxyType(
     {
         (LinkState.ANNOUNCED, Signal.PROVED): LinkState.JOINED,

@@ -111,6 +111,15 @@ class StreamOverflow(Enum):
     """Nothing is taken until the reader has read all that waits: long runs, with one gap between them."""
 
 
+class Overflow(Enum):
+    """What publishing does when the queue to a subscriber is full."""
+
+    DROP = "drop"
+    """Drop the message for that one subscriber."""
+    WAIT = "wait"
+    """Wait until every subscriber that it matches has room."""
+
+
 class Probe(Enum):
     """What a plain TCP connection attempt to a peer's endpoint told."""
 

@@ -36,6 +36,7 @@ from .actions import (
     ProbePeer,
     RevivePeer,
     SendData,
+    ShutPeer,
     SubscribeTopic,
     TellLoss,
     UnsubscribeTopic,
@@ -59,7 +60,7 @@ from .envelope import (
 )
 from .events import PeerUpdated
 from .interests import Interest, Interests
-from .link import FINAL, Link, LinkKey, Signal
+from .link import FINAL, MAY_LIVE, Link, LinkKey, Signal
 from .links import Links
 from .model import Endpoint, LinkState, PeerId, PeerInfo, Probe, ReconnectStop
 from .publications import Publications
@@ -705,7 +706,7 @@ class Roster:
             self._retries[link.key] = link.announce, link.endpoint
             _trim(self._retries, self.config.max_peers)
             self._timers.arm((Alarm.RETRY, link.key), now + self.config.beacon_interval)
-        return outputs + self._signal(link, signal)
+        return outputs + self._shut(link, signal) + self._signal(link, signal)
 
     def _go_on_trying(self, link: Link, now: float) -> list[Output]:
         """End the stay, not the connection: ``reconnect_stop=0`` leaves it to libzmq for ever."""
@@ -713,12 +714,20 @@ class Roster:
         for alarm in (Alarm.LINK, Alarm.SUSPECT, Alarm.EXPIRE, Alarm.HINT):
             self._timers.cancel((alarm, link.key))
         fresh = evolve(link, state=LinkState.ANNOUNCED, heard=None, told=None)
-        outputs = self._signal(link, Signal.EXPIRED)
+        outputs = self._shut(link, Signal.EXPIRED) + self._signal(link, Signal.EXPIRED)
         self._links.replace(fresh)
         return outputs + self._send_link(fresh, now)
 
     def _disconnect_from(self, endpoint: Endpoint) -> list[Output]:
         return [] if self._links.at(endpoint) else [DisconnectPeer(endpoint)]
+
+    def _shut(self, link: Link, signal: Signal) -> list[Output]:
+        """Let a peer whose stay ends, and that may live, hold neither memory nor publishers of ours."""
+        if link.state is LinkState.ANNOUNCED or link.announce.is_classic or signal not in MAY_LIVE:
+            return []
+        # Another life of the same peer subscribes to the same inbox: its connection must not end.
+        others = [other for other in self._links.of(link.peer.id) if other is not link and not other.is_given_up]
+        return [] if others else [ShutPeer(link.peer.id)]
 
     def _bury(self, link: Link) -> None:
         # What it said itself counts: an announce in its name may be forged.

@@ -7,6 +7,10 @@ with each connection that goes, and a disconnect ends only when the socket is to
 
 Rule 3: a connection of `dataSub` is taken down between two reads, never inside one, and
 `ZmqDataChannel.drain` does it in the step that found its queue empty.
+
+Rule 4: with ``overflow="wait"`` no frame is ever sent in a way that libzmq may drop it for a full
+queue: it would then skip that subscriber, also for what others wait to publish, until half of the
+queue is read. Control frames get past full queues by a higher mark instead.
 """
 
 from __future__ import annotations
@@ -22,14 +26,17 @@ from attrs import define
 from .._channels import DataChannel, DataListener, ProxyChannel, ProxyListener
 from .._core.actions import Drop
 from .._core.config import PeerConfig
-from .._core.envelope import MAGIC
+from .._core.endpoints import parse
+from .._core.envelope import MAGIC, inbox_owner
 from .._core.errors import ClosedError, InvalidEndpoint
-from .._core.model import Endpoint, Probe
+from .._core.model import Endpoint, Overflow, Probe
 from .._core.wire import ANNOUNCE, FAREWELL, WELCOME
 from .._probe import probe
+from .._turns import Turns
+from .accepted import Accepted
 from .monitor import Handshakes, Monitor, MonitorEvent, SocketEvent
-from .options import data_pub, data_sub, milliseconds, proxy_pub, proxy_sub
-from .sockets import Socket, ZmqContext, ZmqSocket, bind, connect, disconnect
+from .options import data_pub, data_send_hwm, data_sub, milliseconds, proxy_pub, proxy_sub
+from .sockets import Socket, ZmqContext, ZmqSocket, bind, connect, disconnect, source_fd
 
 _ENDED = SocketEvent.DISCONNECTED | SocketEvent.CLOSED
 _TRYING = SocketEvent.CONNECT_RETRIED | SocketEvent.CONNECT_DELAYED | SocketEvent.CONNECTED
@@ -38,6 +45,9 @@ _REJECTED = (
 )
 _HEADER_WITHIN = 4096
 """Bytes of a frame in which our header is looked for; see ``TOPIC_LIMIT``."""
+_TRY_AGAIN = 0.005
+"""Seconds after which whoever waits for room tries again unasked. The edge that told of the room may
+have been swallowed by a send of somebody else."""
 _WATCHED = SocketEvent.ALL & ~SocketEvent.ACCEPT_FAILED
 """libzmq repeats ACCEPT_FAILED without end as long as no descriptor is left, faster than it can be read."""
 
@@ -271,13 +281,18 @@ class ZmqDataChannel(DataChannel):
         self._down: set[Endpoint] = set()
         """Those whose connection has ended, or did not come about, since it was last tried."""
         self._drains: dict[Endpoint, _Drain] = {}
+        self._waits = config.overflow is Overflow.WAIT
+        self._hwm = data_send_hwm(config)
+        self._turns = Turns("peer")
         self._pub = _Watched(data_pub(context, config), "dataPub")
         try:
             self.endpoint = bind(self._pub.socket.zmq, bind_endpoint)
+            self._accepted = Accepted(parse(self.endpoint).port)
             self._sub = _Watched(data_sub(context, config), "dataSub")
         except BaseException:
             self._pub.close(0)
             raise
+        self.publish = self._publish_or_wait if self._waits else self._pub.socket.post
 
     async def run(self, listener: DataListener) -> None:
         """Tell ``listener`` what happens until cancelled, or until `aclose`.
@@ -286,7 +301,7 @@ class ZmqDataChannel(DataChannel):
         """
         self._listener = listener
         try:
-            await _run(self._read_sub, self._read_sub_monitor, self._read_pub, self._read_pub_monitor)
+            await _run(self._read_sub, self._read_sub_monitor, self._read_pub, self._read_pub_monitor, self._try_again)
         finally:
             self._listener = None
 
@@ -367,29 +382,47 @@ class ZmqDataChannel(DataChannel):
         while True:
             await anyio.lowlevel.checkpoint()
             before = socket.multiparts
-            frames = socket.receive_single_nowait()
+            frames = socket.receive_origins_nowait()
             if self._listener is not None:
                 for _ in range(socket.multiparts - before):
                     self._listener.dropped(Drop.MALFORMED_SUBSCRIPTION, "multipart")
                 self._tell_subscriptions(self._listener, frames)
+            # What woke us may have been room in a queue, or the end of a connection.
+            self._turns.start()
             if socket.drained:
                 await socket.wait()
 
-    def _tell_subscriptions(self, listener: DataListener, frames: Sequence[bytes]) -> None:
+    def _tell_subscriptions(self, listener: DataListener, frames: Sequence[zmq.Frame]) -> None:
         for frame in frames:
-            head = frame[:1]
+            raw = frame.bytes
+            head, topic = raw[:1], raw[1:]
             if head == b"\x01":
-                listener.subscribed(frame[1:])
+                self._note_origin(frame, topic)
+                listener.subscribed(topic)
             elif head == b"\x00":
-                listener.unsubscribed(frame[1:])
+                listener.unsubscribed(topic)
             else:
-                listener.dropped(Drop.MALFORMED_SUBSCRIPTION, f"{len(frame)} bytes")
+                listener.dropped(Drop.MALFORMED_SUBSCRIPTION, f"{len(raw)} bytes")
+
+    def _note_origin(self, frame: zmq.Frame, topic: bytes) -> None:
+        peer = inbox_owner(topic)
+        fd = None if peer is None else source_fd(frame)
+        if peer is not None and fd is not None:
+            self._accepted.note(fd, peer)
+
+    async def _try_again(self) -> None:
+        while self._waits:
+            await self._turns.wanted()
+            await anyio.sleep(_TRY_AGAIN)
+            self._pub.socket.wake()  # the reader takes in what is new, then begins a round
 
     async def _read_pub_monitor(self) -> None:
         handshakes = Handshakes()
         while True:
             for event in await self._pub.monitor.receive_many():
                 has_failed = handshakes.is_failure(event)
+                if event.event is SocketEvent.DISCONNECTED:
+                    self._accepted.forget(event.value)
                 if self._listener is not None:
                     self._listener.observed(event)
                     if has_failed:
@@ -439,25 +472,66 @@ class ZmqDataChannel(DataChannel):
             self._sub.socket.zmq.setsockopt(zmq.UNSUBSCRIBE, topic)
 
     def send(self, frame: bytes) -> None:
-        """Publish one frame. Never waits: libzmq drops it for a subscriber whose queue is full."""
-        try:  # noqa: SIM105 - `suppress` costs half as much as the send
-            self._pub.socket.send_nowait(frame)
+        """Publish a control frame. Never waits: libzmq drops it for a subscriber whose queue is full.
+
+        With ``overflow="wait"`` it finds room where data does not, for as many frames again.
+        """
+        try:
+            if not self._pub.socket.send_nowait(frame):
+                self._send_past_full_queues(frame)
         except ClosedError:
             pass
 
-    def publish(self, frame: bytes) -> bool:
-        """Publish a data frame; false if it would have to wait, which only ``overflow="wait"`` makes it.
+    def _send_past_full_queues(self, frame: bytes) -> None:
+        # Twice the mark, and no other number. The I/O thread reports how much it has read of a
+        # queue at each multiple of half the mark that it was told last. Whatever falls into this
+        # moment, each multiple of the (even) mark is reported: else a queue that was read to its
+        # end in between could pass for full for ever.
+        socket = self._pub.socket
+        socket.zmq.setsockopt(zmq.SNDHWM, 2 * self._hwm)
+        if not socket.send_nowait(frame):
+            # Somebody has read nothing for so long that this room is full, too. Rule 4 is broken for it.
+            socket.zmq.setsockopt(zmq.XPUB_NODROP, 0)
+            socket.send_nowait(frame)
+            socket.zmq.setsockopt(zmq.XPUB_NODROP, 1)
+        socket.zmq.setsockopt(zmq.SNDHWM, self._hwm)
 
-        `published` must be called in the next turn of the event loop.
-
-        Raises:
-            ClosedError: If the channel is closed.
-        """
-        return self._pub.socket.post(frame)
+    def _publish_or_wait(self, frame: bytes) -> bool:
+        socket = self._pub.socket
+        if not socket.post(frame):
+            if self._turns:
+                return False  # those who came before try first, in the next round
+            socket.catch_up()
+            if not socket.post(frame):
+                return False
+        if self._turns:
+            self._turns.start()
+        return True
 
     def published(self) -> None:
         """A turn of the event loop has ended in which something was published."""
         self._pub.socket.posted()
+
+    async def writable(self) -> None:
+        """Wait until `publish` is worth another try, in the order of coming; call it in the step in which this returns.
+
+        Raises:
+            ClosedError: If the channel is, or gets, closed.
+
+        Cancellation: safe; who comes next does not wait longer.
+        """
+        await self._turns.wait()
+
+    def rouse(self) -> None:
+        """Let all who wait in `writable` return now, one after the other."""
+        self._turns.start()
+
+    def shut(self, peer: bytes) -> None:
+        """End the connections of those who subscribed to the inbox of this peer (16 bytes), where that is possible.
+
+        What waits there is lost, and nobody waits for it any more. The peer may connect again.
+        """
+        self._accepted.shut(peer)
 
     async def probe(self, endpoint: Endpoint) -> Probe:
         """Try a plain TCP connection to a numeric endpoint; any other is undecided.
@@ -475,4 +549,5 @@ class ZmqDataChannel(DataChannel):
         """
         self._sub.close(0)
         self._pub.close(milliseconds(self._config.linger))
+        self._turns.close()
         await anyio.lowlevel.checkpoint()

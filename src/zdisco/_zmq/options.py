@@ -5,7 +5,7 @@ from __future__ import annotations
 import zmq
 
 from .._core.config import PeerConfig
-from .._core.model import ReconnectStop
+from .._core.model import Overflow, ReconnectStop
 from .sockets import ZmqContext, ZmqSocket, new_socket
 
 MAX_DISCOVERY_MESSAGE = 1 << 20
@@ -46,11 +46,17 @@ def _with(socket: ZmqSocket, options: dict[int, int]) -> ZmqSocket:
     return socket
 
 
+def data_send_hwm(config: PeerConfig) -> int:
+    """``send_hwm`` as `dataPub` is told it: where publishers wait it is even, and can be doubled."""
+    return config.send_hwm if config.overflow is Overflow.DROP else min(config.send_hwm + config.send_hwm % 2, 1 << 30)
+
+
 def data_pub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
     """Make the XPUB that a peer publishes through."""
     options: dict[int, int] = {
         zmq.XPUB_VERBOSER: 1,
-        zmq.SNDHWM: config.send_hwm,
+        zmq.XPUB_NODROP: int(config.overflow is Overflow.WAIT),
+        zmq.SNDHWM: data_send_hwm(config),
         zmq.RCVHWM: 0,
         zmq.MAXMSGSIZE: MAX_SUBSCRIPTION,
         zmq.BACKLOG: BACKLOG,

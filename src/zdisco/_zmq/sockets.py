@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 ZmqContext: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 ZmqSocket: TypeAlias = "zmq.Socket[bytes]"
+
+_F = TypeVar("_F")
 
 MAX_SOCKETS = 4096
 _CANNOT_BIND = {
@@ -124,6 +127,17 @@ def _make_waiter(fd: int) -> _Waiter:
     return _ScopeWaiter(fd)
 
 
+def source_fd(frame: zmq.Frame) -> int | None:
+    """The descriptor of the connection that a frame came over; ``None`` if libzmq does not say it.
+
+    The connection may have ended since, and its number be somebody else's.
+    """
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return None
+
+
 class Socket:
     """A pyzmq socket with one reader task and any number of senders, all in one thread."""
 
@@ -209,22 +223,39 @@ class Socket:
         Raises:
             ClosedError: If the socket is closed.
         """
-        frames: list[bytes] = []
+        return self._read_singles(self._read, limit)
+
+    def receive_origins_nowait(self, limit: int = BATCH) -> list[zmq.Frame]:
+        """As `receive_single_nowait`, in a form that tells where a message came from, see `source_fd`.
+
+        Raises:
+            ClosedError: If the socket is closed.
+        """
+        return self._read_singles(self._read_frame, limit)
+
+    def _read_singles(self, read: Callable[[], _F | None], limit: int) -> list[_F]:
+        frames: list[_F] = []
         for _ in range(limit):
-            frame = self._read()
+            frame = read()
             if frame is None:
                 break
             if self.zmq.getsockopt(zmq.RCVMORE):
                 self.multiparts += 1
                 while self.zmq.getsockopt(zmq.RCVMORE):
-                    self._read()
+                    read()
             else:
                 frames.append(frame)
         return frames
 
     def _read(self) -> bytes | None:
+        return self._taken(self.zmq.recv)
+
+    def _read_frame(self) -> zmq.Frame | None:
+        return self._taken(lambda flags: self.zmq.recv(flags, copy=False))
+
+    def _taken(self, receive: Callable[[int], _F]) -> _F | None:
         try:
-            frame = self.zmq.recv(zmq.DONTWAIT)
+            frame = receive(zmq.DONTWAIT)
         except zmq.Again:
             self.drained = True
             return None
@@ -263,6 +294,15 @@ class Socket:
         self._woken = True
         if self._waiting and self._waiter is not None:
             self._waiter.wake()
+
+    def catch_up(self) -> None:
+        """Let libzmq take in what its I/O thread has told, such as that a queue has room again.
+
+        A send that would have to wait looks there only once in a millisecond. Call it right after
+        such a send, which sees to it that the reader misses nothing.
+        """
+        with suppress(zmq.ZMQError):  # whoever sends or reads next finds out
+            self.zmq.getsockopt(zmq.EVENTS)
 
     def send_nowait(self, frame: bytes) -> bool:
         """Send one frame; false if it would have to wait.
