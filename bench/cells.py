@@ -9,8 +9,10 @@ Rule 2: a process that says nothing for `LIMIT` seconds, or ends, makes a `Failu
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 import statistics
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -121,12 +123,20 @@ class _Worker:
 
 def _work(name: str, role: Role, setting: Setting, end: Any) -> None:
     stack = next(stack for stack in STACKS if stack.name == name)
-    # The conductor kills us; should it die itself, its end of the pipe is gone.
-    with suppress(EOFError, BrokenPipeError):
-        try:
-            stack.work(role, Line(end), setting)
-        except Exception as error:  # noqa: BLE001  it belongs into the table, whatever it is
+    threading.Thread(target=_end_with_conductor, daemon=True).start()
+    try:
+        stack.work(role, Line(end), setting)
+    except Exception as error:  # noqa: BLE001  it belongs into the table, whatever it is
+        with suppress(BrokenPipeError):
             end.send(Failure(f"{type(error).__name__}: {error}"))
+
+
+def _end_with_conductor() -> None:
+    """The conductor kills us, unless it was killed itself. This thread sleeps all the time, so it costs nothing."""
+    conductor = multiprocessing.parent_process()
+    assert conductor is not None
+    conductor.join()
+    os._exit(1)
 
 
 @contextmanager

@@ -6,8 +6,10 @@ Times are those of ``time.monotonic()``, which all processes of one machine shar
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +26,8 @@ class Member:
 
     def __init__(self, kind: str, proxy: str = "") -> None:
         command = [sys.executable, "-m", "bench.member", kind, proxy]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # It ends with its input, so it does not outlive us even if we are killed.
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.id, self.endpoint = self.next("ready")["is"]
 
     def next(self, what: str) -> dict[str, Any]:
@@ -47,7 +50,9 @@ class Member:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self.process.stdin.close()
         self.process.stdout.close()
 
 
@@ -72,5 +77,11 @@ async def _be_peer(proxy: str) -> None:
                 _tell("gone", str(event.peer.id))
 
 
+def _end_with_input() -> None:
+    os.read(0, 1)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_input, daemon=True).start()
     anyio.run({"proxy": _be_proxy, "peer": _be_peer}[sys.argv[1]], sys.argv[2])
