@@ -76,7 +76,7 @@ def data_cells(row: DataRow, reference: str) -> str:
     failures = [outcome.reason for outcome in row.outcomes if isinstance(outcome, Failure)]
     failed = f"  {len(failures)} of {len(row.outcomes)} runs failed: {failures[0]}" if failures else ""
     if not found:
-        return f"{'-':>11}{failed}"
+        return f"{'-':>11}{failed}  {'; '.join(verdicts(row))}"
     values = [sample.value for sample in found]
     against = ratio(row.outcomes, row.against.get(reference, ()))
     spread = f"{min(values):,.0f} .. {max(values):,.0f}"
