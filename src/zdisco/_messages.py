@@ -80,6 +80,7 @@ class MessageStream(Stream[M]):
         self._registered = 0
         self._given: dict[Count, int] = {}
         self._is_paused = False
+        self._pop = self._queue.popleft
         self._missed: dict[tuple[PeerInfo | None, str], int] = {}
         # Without a bound for what is old, what comes goes straight to the reader's queue.
         self._incoming: deque[Received] = (
@@ -88,9 +89,14 @@ class MessageStream(Stream[M]):
 
     async def __anext__(self) -> M:
         """Wait for the next message. Cancellation: safe; no message is lost."""
-        if self._taken < TURN and self._queue and not self._missed:
+        if self._taken < TURN:
             self._taken += 1
-            return self._queue.popleft()
+            # What was missed may have to be told first.
+            if not self._missed:
+                try:
+                    return self._pop()
+                except IndexError:
+                    pass
         return await super().__anext__()
 
     async def aclose(self) -> None:

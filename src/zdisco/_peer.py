@@ -477,6 +477,14 @@ class Peer:
         """
         if self._turn >= _TURN:
             await self._next_turn()
+        # What follows is `_publish`, for the case that comes again and again: a call would cost a tenth more.
+        publication = self._topics.get(topic) if type(topic) is str else None
+        if publication is not None and publication.is_active and type(payload) is bytes and not retain:
+            self._turn += 1
+            number = publication.sequence + 1
+            if self._send(publication.prefix + _pack(0, number) + payload):
+                publication.sequence = number
+                return
         if not self._publish(topic, payload, retain):
             await self._when_writable(lambda: self._publish(topic, payload, retain))
 
