@@ -21,7 +21,6 @@ from anyio import to_thread
 from attrs import define
 
 from classic import Program, Stranger, pack
-from effort import THOROUGH
 from processes import children
 from zdisco import Drop, Event, Peer, PeerConfig, PeerGone, PeerSuspected, Proxy, SocketEvent, Stream
 from zdisco._core.envelope import NUMBER
@@ -476,7 +475,7 @@ async def test_hostile_endpoints_are_not_connected_to() -> None:
 @pytest.mark.timeout(240)
 async def test_a_flood_of_forged_announces_stays_within_the_bounds(repeats: Callable[[int, int], int]) -> None:
     count, config = (
-        repeats(10_000 if THOROUGH else 3_000, 1_000),
+        repeats(10_000, 1_000),
         PeerConfig(max_peers=100, max_tombstones=100, max_strangers=100, max_probes=8),
     )
     async with scene(config) as at, Peer(at.proxy) as friend:

@@ -5,6 +5,7 @@ On a clock that jumps, so that what comes after seconds costs nothing.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
@@ -345,3 +346,19 @@ async def test_a_value_that_was_lost_with_the_link_comes_when_it_is_back() -> No
         await checkpoint()
         net.heal(publisher, subscriber)
         assert numbers(await within(5.0, messages)) == [1, -1, 3]
+
+
+async def test_a_subscription_keeps_nothing_of_publishers_that_are_gone() -> None:
+    net = MemoryNetwork()
+    async with (
+        net.proxy(),
+        Peer(PROXY, name="subscriber", network=net) as subscriber,
+        subscriber.subscribe("t") as messages,
+    ):
+        for number in range(3):
+            async with Peer(PROXY, name="publisher", network=net) as publisher:
+                await publisher.publish("t", b"%d" % number, retain=True)
+                await publisher.wait_for(1)
+            assert numbers(await within(0.5, messages)) == [number]
+        gc.collect()
+        assert len(messages._given) == 0

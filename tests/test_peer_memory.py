@@ -457,6 +457,7 @@ async def test_many_who_wait_for_the_same_confirmation_repeat_one_marker(monkeyp
                 tasks.start_soon(a.subscribe(f"t{number}").__aenter__)
         # At once, then every second until the end of the patience.
         assert a._opened.core.roster.marker - before == 5
+        assert not a._opened._awaited
 
 
 async def test_closing_one_of_two_subscriptions_to_a_prefix_keeps_the_other() -> None:

@@ -179,6 +179,9 @@ class Driver:
                     await self._awaited.setdefault(wanted, anyio.Event()).wait()
                 if scope.cancelled_caught:
                     self._mark_again()
+            return
+        # Nobody may ever confirm it. Others who wait for it run out of patience soon, too.
+        self._awaited.pop(wanted, None)
 
     def _mark(self) -> None:
         if self._is_unmarked:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Self, TypeAlias, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from attrs import define, field
 
@@ -78,7 +79,8 @@ class MessageStream(Stream[M]):
         self._accepts = accepts
         self._interest: Interest | None = None
         self._registered = 0
-        self._given: dict[Count, int] = {}
+        # A count goes with the peer that it is about.
+        self._given: WeakKeyDictionary[Count, int] = WeakKeyDictionary()
         self._is_paused = False
         self._pop = self._queue.popleft
         self._missed: dict[tuple[PeerInfo | None, str], int] = {}
