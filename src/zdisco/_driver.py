@@ -42,6 +42,7 @@ from ._core.events import (
 from ._core.model import Endpoint, LinkState
 from ._core.relay import Relay
 from ._core.wire import Announce, decode
+from ._loops import current_time
 from ._messages import Subscriptions
 from ._zmq.monitor import MonitorEvent, SocketEvent
 
@@ -221,7 +222,7 @@ class Driver:
         self.perform(outputs)
         deadline = self.core.deadline
         if deadline is not None and deadline < self._sleeps_until:
-            now = anyio.current_time()
+            now = current_time()
             if deadline <= now:
                 self.perform(self.core.tick(now))
             self._alarm.set()

@@ -18,9 +18,42 @@ if TYPE_CHECKING:
 
 def asyncio_loop() -> asyncio.AbstractEventLoop | None:
     """The running event loop of asyncio, uvloop too; ``None`` on trio."""
-    native = anyio.lowlevel.current_token().native_token
     module = sys.modules.get("asyncio")
+    try:
+        native = anyio.lowlevel.current_token().native_token
+    except anyio.NoEventLoopError:
+        # A callback of asyncio runs in no task, which is all that anyio looks at.
+        native = _loop_of_callback()
+        if native is None:
+            raise
     return native if module is not None and isinstance(native, module.AbstractEventLoop) else None
+
+
+def _loop_of_callback() -> asyncio.AbstractEventLoop | None:
+    module = sys.modules.get("asyncio")
+    try:
+        return None if module is None else module.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def runs_in(token: anyio.lowlevel.EventLoopToken) -> bool:
+    """Whether the event loop with this token is the one that runs, in a task or in a callback."""
+    try:
+        return anyio.lowlevel.current_token() == token
+    except anyio.NoEventLoopError:
+        return _loop_of_callback() is token.native_token
+
+
+def current_time() -> float:
+    """The time of the event loop that runs, in a task or in a callback."""
+    try:
+        return anyio.current_time()
+    except anyio.NoEventLoopError:
+        loop = _loop_of_callback()
+        if loop is None:
+            raise
+        return loop.time()
 
 
 def call_soon(function: Callable[[], object]) -> None:

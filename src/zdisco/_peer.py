@@ -54,7 +54,7 @@ from ._core.model import NO_SESSION, Endpoint, Message, PeerInfo, StreamOverflow
 from ._core.publications import Publication
 from ._core.wire import Announce, encode
 from ._driver import Driver
-from ._loops import call_soon
+from ._loops import call_soon, current_time, runs_in
 from ._messages import M, MessageStream, Received
 from ._requests import Post, Reply, Requests, answer, reply
 from ._services import Handler, Request, Service, Services
@@ -165,7 +165,7 @@ class Peer:
         self._was_entered = False
         self._is_closed = False
         self._thread = 0
-        self._loop: object = None
+        self._loop: anyio.lowlevel.EventLoopToken | None = None
         self._turn = _NO_TURN
         """How many messages were published in this turn of the event loop."""
         self._topics: dict[str, Publication] = {}
@@ -392,7 +392,7 @@ class Peer:
     def _opened(self) -> Driver:
         if self._driver is None:
             raise ClosedError("peer")
-        if self._thread != threading.get_ident() or self._loop != anyio.lowlevel.current_token():
+        if self._thread != threading.get_ident() or self._loop is None or not runs_in(self._loop):
             raise RuntimeError(_ELSEWHERE)
         return self._driver
 
@@ -588,7 +588,7 @@ class Peer:
         for frame in first:
             driver.data.send(frame)
         if not publication.is_active:
-            driver.core.roster.publications.activate(publication, anyio.current_time())
+            driver.core.roster.publications.activate(publication, current_time())
             driver.feed([])
         return publication
 

@@ -43,6 +43,7 @@ from ._core.envelope import inbox
 from ._core.errors import BindError, ClosedError, InvalidEndpoint, MalformedMessage
 from ._core.model import Endpoint, Overflow, Probe
 from ._core.wire import Welcome, decode, encode
+from ._loops import current_time
 from ._peer import Peer
 from ._turns import Turns
 from ._zmq.monitor import MonitorEvent, SocketEvent
@@ -700,7 +701,7 @@ class _MemoryDataChannel(DataChannel):
         return True
 
     def _send(self, frame: bytes, room: int = 0) -> None:
-        now = anyio.current_time()
+        now = current_time()
         for connection in self._matching(frame):
             connection.send(frame, now, room)
 
