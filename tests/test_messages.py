@@ -259,6 +259,22 @@ def test_a_topic_that_had_to_go_from_the_table_is_not_taken_for_a_new_one() -> N
     assert not reader.losses
 
 
+def test_a_list_without_end_is_cut_off_and_counts_as_one_that_lacks_topics() -> None:
+    reader = Reader()
+    reader.counts = Counts(ID, SESSION, reader.interests, 3)
+    stream = reader.subscribe(b"t")
+    endless = [TopicNumber(b"t%d" % number, 0, 5) for number in range(9)]
+    for _ in range(100):
+        reader.counts.numbers(NumbersBody(9, (TopicNumber(b"unwanted", 0, 1), *endless)))
+    assert len(reader.counts._pieces.numbers) == 3
+    reader.counts._pieces.count = 0
+    reader.confirm(*endless)
+    assert len(reader.counts) == 3
+    reader.subscriptions.deliver([frame(b"t8", 6), frame(b"t0", 6)])
+    assert shown(stream) == [6, 6]
+    assert not reader.losses
+
+
 # What a slow reader loses
 
 POLICIES: list[tuple[StreamOverflow, list[int]]] = [

@@ -73,6 +73,9 @@ class _Pieces:
     serial: int = 0
     count: int = 0
     numbers: list[TopicNumber] = field(factory=list)
+    """Of topics that we are subscribed to, up to the bound of the table."""
+    is_cut_off: bool = False
+    """Whether there were more."""
 
 
 @define(eq=False)
@@ -98,8 +101,7 @@ class Counts:
         """The count of the topic whose frames begin with ``prefix``."""
         count = self._counts.get(prefix)
         if count is None:
-            is_known = not self._is_partial and self._interests.is_in_force(topic + b"\0", self.confirmed)
-            count = self._add(prefix, topic, 0 if is_known else UNKNOWN)
+            count = self._add(prefix, topic, self._first(topic))
         return count
 
     def _add(self, prefix: bytes, topic: bytes, last: int) -> Count:
@@ -120,7 +122,11 @@ class Counts:
 
     def numbers(self, body: NumbersBody) -> None:
         """A piece of a confirmation came."""
-        self._piece(body.serial).numbers.extend(body.numbers)
+        pieces = self._piece(body.serial)
+        wanted = [number for number in body.numbers if self._interests.covers(number.topic + b"\0")]
+        room = self._limit - len(pieces.numbers)
+        pieces.numbers.extend(wanted[:room])
+        pieces.is_cut_off |= len(wanted) > room
 
     def retained(self, body: RetainedBody) -> None:
         """Another piece came; the shell hands on what is in it."""
@@ -142,7 +148,9 @@ class Counts:
             return []
         losses = [loss for number in pieces.numbers for loss in self._listed(number)]
         self.confirmed = max(self.confirmed, body.marker)
-        if body.base == 0:
+        if pieces.is_cut_off:
+            self._is_partial = True
+        elif body.base == 0:
             self._is_partial = self._is_partial and len(self._counts) >= self._limit
         return losses
 
@@ -150,13 +158,11 @@ class Counts:
         prefix = data_prefix(number.topic, self._id, self._session, number.stream)
         count = self._counts.get(prefix)
         if count is None:
-            if not self._interests.covers(number.topic + b"\0"):
-                return []
-            count = self._add(prefix, number.topic, self._first(number))
+            count = self._add(prefix, number.topic, self._first(number.topic))
         lost = count.close(number.sequence)
         return [Loss(number.topic, lost, self.confirmed)] if lost else []
 
-    def _first(self, number: TopicNumber) -> int:
-        """Where the count of a listed topic begins, of which we have seen nothing."""
-        is_known = not self._is_partial and self._interests.is_in_force(number.topic + b"\0", self.confirmed)
+    def _first(self, topic: bytes) -> int:
+        """Where the count of a topic begins of which we have seen nothing."""
+        is_known = not self._is_partial and self._interests.is_in_force(topic + b"\0", self.confirmed)
         return 0 if is_known else UNKNOWN
