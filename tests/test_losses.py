@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from enum import StrEnum
 from random import Random
 from typing import Any
 
@@ -29,6 +30,7 @@ from zdisco import (
     StreamOverflow,
     Subscription,
 )
+from zdisco._core.envelope import ControlFrame, Kind, split
 from zdisco.testing import MemoryNetwork
 
 JUMPING = pytest.mark.parametrize(
@@ -362,3 +364,55 @@ async def test_a_subscription_keeps_nothing_of_publishers_that_are_gone() -> Non
             assert numbers(await within(0.5, messages)) == [number]
         gc.collect()
         assert len(messages._given) == 0
+
+
+class Topic(StrEnum):
+    EUR = "prices.eur"
+
+
+async def test_a_topic_may_be_a_text_of_a_kind_of_its_own() -> None:
+    net = MemoryNetwork()
+    async with pair(net) as (publisher, subscriber), subscriber.subscribe("prices.", losses=True) as messages:
+        for number in range(1, 4):
+            await publisher.publish(Topic.EUR, b"%d" % number, retain=True)
+        assert numbers(await within(0.5, messages)) == [1, 2, 3]
+        assert len(publisher._topics) == 1
+
+
+async def test_a_payload_that_is_none_leaves_no_topic_behind() -> None:
+    net = MemoryNetwork()
+    async with pair(net) as (publisher, _):
+        with pytest.raises(TypeError, match="payload"):
+            await publisher.publish("t", "text")  # type: ignore[arg-type]
+        assert not publisher._topics
+
+
+async def test_a_confirmation_that_was_lost_while_a_peer_joined_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = MemoryNetwork()
+    async with net.proxy(), Peer(PROXY, name="publisher", network=net) as publisher:
+        channel, lost = publisher._opened.data, list[bytes]()
+        send = channel.send
+
+        def lossy(frame: bytes) -> None:
+            parts = split(frame)
+            if isinstance(parts, ControlFrame) and parts.kind is Kind.CONFIRM and len(lost) < 2:
+                lost.append(frame)
+            else:
+                send(frame)
+
+        monkeypatch.setattr(channel, "send", lossy)
+        async with (
+            Peer(PROXY, name="subscriber", network=net) as subscriber,
+            subscriber.subscribe("t", losses=True) as messages,
+        ):
+            await subscriber.wait_for(1)
+            await anyio.sleep(5)
+            assert len(lost) == 2
+            (link,) = subscriber._opened.core.roster.links
+            assert link.confirmed == subscriber._opened.core.roster.marker
+            net.cut(publisher, subscriber)
+            await publish(publisher, "t", 1, 2)
+            net.heal(publisher, subscriber)
+            assert numbers(await within(5, messages)) == [-2]

@@ -228,6 +228,8 @@ def test_pieces_of_a_confirmation_that_was_cut_short_are_not_taken_for_those_of_
 
 def test_a_confirmation_of_what_is_new_needs_the_ones_before() -> None:
     reader, _ = joined()
+    for _ in range(3):
+        reader.interests.next_marker()
     reader.counts.confirm(ConfirmBody(5, 4, 0, 0))
     assert reader.counts.confirmed == 2
     reader.counts.confirm(ConfirmBody(3, 2, 0, 0))
@@ -272,6 +274,38 @@ def test_a_list_without_end_is_cut_off_and_counts_as_one_that_lacks_topics() -> 
     assert len(reader.counts) == 3
     reader.subscriptions.deliver([frame(b"t8", 6), frame(b"t0", 6)])
     assert shown(stream) == [6, 6]
+    assert not reader.losses
+
+
+def test_each_message_comes_once_whatever_else_is_subscribed() -> None:
+    reader = Reader()
+    exact = reader.subscribe(b"t\0")
+    for longer in (b"t\0 and", b"t\0 and more", b"quite another"):
+        reader.subscribe(longer)
+    reader.confirm()
+    reader.subscriptions.deliver([frame(b"t", 1), frame(b"t", 3)])
+    assert shown(exact) == [1, -1, 3]
+
+
+def test_a_marker_that_we_have_not_reached_was_one_of_an_earlier_life() -> None:
+    reader = Reader()
+    reader.counts.confirm(ConfirmBody(reader.interests.marker + 1))
+    assert reader.counts.confirmed == 0
+    reader.counts.confirm(ConfirmBody(reader.interests.marker))
+    assert reader.counts.confirmed == reader.interests.marker
+
+
+def test_a_topic_that_had_to_go_from_the_table_and_is_in_use_gets_no_second_count() -> None:
+    reader = Reader()
+    reader.counts = Counts(ID, SESSION, reader.interests, 2)
+    stream = reader.subscribe()
+    reader.confirm()
+    reader.subscriptions.deliver([frame(topic, 1) for topic in (b"a", b"b", b"c")])
+    reader.confirm(*(TopicNumber(topic, 0, 1) for topic in (b"a", b"b", b"c")))
+    reader.subscriptions.deliver([frame(b"a", number) for number in range(2, 30)])
+    reader.subscriptions.forget_routes()
+    reader.subscriptions.deliver([frame(b"a", 30)])
+    assert len(shown(stream)) == 32
     assert not reader.losses
 
 
@@ -414,3 +448,13 @@ def test_a_confirmation_that_is_repeated_does_not_give_a_value_twice() -> None:
     reader.subscriptions.retained(value)
     reader.confirm(TopicNumber(b"t", 0, 4), retained=(value,))
     assert shown(stream) == [4]
+
+
+def test_a_value_that_is_followed_by_messages_that_are_not_kept_is_given_all_the_same() -> None:
+    reader, first = joined()
+    reader.subscriptions.deliver([frame(b"t", number) for number in range(1, 7)])
+    second = reader.subscribe(b"t")
+    reader.subscriptions.deliver([frame(b"t", 7)])
+    reader.confirm(TopicNumber(b"t", 0, 7), retained=(frame(b"t", 5),))
+    assert sorted(shown(second)) == [5, 7]
+    assert shown(first) == [1, 2, 3, 4, 5, 6, 7]

@@ -587,6 +587,7 @@ def test_after_a_stall_of_ours_no_connection_is_made_anew_before_what_waits_was_
 
 def test_after_a_stall_of_ours_a_farewell_is_not_forgotten_before_what_waits_was_read() -> None:
     made = joined()
+    made.confirm_heard(KEY, ConfirmBody(1), 0.0)
     made.farewell(Farewell(BOB, HERE, 10, BOBS), 1.0)
     assert made.tick(60.0) == []
     assert made.link_down(HERE, 60.0) == [DrainPeer(HERE, BOB.bytes + BOBS)]
@@ -669,6 +670,7 @@ def test_what_a_peer_had_sent_before_its_farewell_is_read_whoever_else_claims_it
 
 def test_a_farewell_that_nothing_confirms_is_forgotten_after_3_seconds() -> None:
     made = joined()
+    made.confirm_heard(KEY, ConfirmBody(1), 0.0)
     made.farewell(Farewell(BOB, HERE, 10, BOBS), 1.0)
     assert run(made, 3.9) == []
     assert drops(run(made, 4.1)) == [Drop.UNCONFIRMED_FAREWELL]
@@ -997,6 +999,7 @@ def test_a_classic_peer_that_never_was_there_is_not_tried_again() -> None:
 def test_a_classic_peer_is_not_tried_again_when_we_leave_or_where_there_is_no_room() -> None:
     made = gone_classic(PeerConfig(max_peers=1))
     prove(made, announce(EVE, OTHER, THERE), 7.0)
+    made.confirm_heard((EVE, OTHER), ConfirmBody(1), 7.0)
     assert run(made, 100.0) == [Dropped(Drop.TABLE_FULL, "links")]
     made = gone_classic()
     made.close()
@@ -1154,3 +1157,15 @@ def test_the_joined_peers_cannot_be_changed_from_outside() -> None:
     with pytest.raises(TypeError):
         made.joined[EVE] = announce().info  # type: ignore[index]
     assert made.joined == {BOB: announce().info}
+
+
+def test_one_marker_is_repeated_until_all_who_joined_without_it_have_confirmed_one() -> None:
+    made = joined()
+    prove(made, announce(EVE, OTHER, THERE))
+    before = made.marker
+    run(made, 3.5)
+    assert made.marker == before + 3
+    for key in (KEY, (EVE, OTHER)):
+        made.confirm_heard(key, ConfirmBody(made.marker), 3.5)
+    run(made, 60.0)
+    assert made.marker == before + 3

@@ -137,7 +137,7 @@ class Driver:
 
     async def _keep_time(self) -> None:
         while True:
-            now = anyio.current_time()
+            now = current_time()
             if self._opens:
                 self._opens = False
                 # Whoever gets a link message may hold us for joined, so it must name the newest marker.
@@ -187,12 +187,12 @@ class Driver:
     def _mark(self) -> None:
         if self._is_unmarked:
             self._is_unmarked = False
-            self._marked_at = anyio.current_time()
+            self._marked_at = current_time()
             self.perform(self.core.roster.next_marker())
 
     def _mark_again(self) -> None:
         # Many may wait for the same confirmations, and run out of patience together.
-        if anyio.current_time() - self._marked_at >= self._config.link_retry_max / 2:
+        if current_time() - self._marked_at >= self._config.link_retry_max / 2:
             self._is_unmarked = True
             self._mark()
 
@@ -290,11 +290,11 @@ class Driver:
                 result = await self.data.probe(endpoint)
         finally:
             self._probing.discard(endpoint)
-        self.feed(self.core.probed(endpoint, result, anyio.current_time()))
+        self.feed(self.core.probed(endpoint, result, current_time()))
 
     async def _resolve(self, endpoint: Endpoint) -> None:
         found = await self._network.resolve(endpoint)
-        self.feed(self.core.resolved(endpoint, found, anyio.current_time()))
+        self.feed(self.core.resolved(endpoint, found, current_time()))
 
     # What the data channel tells
 
@@ -305,29 +305,29 @@ class Driver:
         elif frame.inbox is not None and (take := self.inbox.get(frame.kind)) is not None:
             take(frame)
         else:
-            self.feed(self.core.control(frame, anyio.current_time()))
+            self.feed(self.core.control(frame, current_time()))
 
     def subscribed(self, topic: bytes) -> None:
-        self.feed(self.core.subscribed(topic, anyio.current_time()))
+        self.feed(self.core.subscribed(topic, current_time()))
 
     def unsubscribed(self, topic: bytes) -> None:
         """Proves nothing: a connection that dies and its successor overlap."""
 
     def link_up(self, endpoint: Endpoint) -> None:
-        self.feed(self.core.link_up(endpoint, anyio.current_time()))
+        self.feed(self.core.link_up(endpoint, current_time()))
 
     def link_down(self, endpoint: Endpoint) -> None:
-        self.feed(self.core.link_down(endpoint, anyio.current_time()))
+        self.feed(self.core.link_down(endpoint, current_time()))
 
     def link_retried(self, endpoint: Endpoint) -> None:
         self.feed(self.core.link_retried(endpoint))
 
     def link_rejected(self, endpoint: Endpoint) -> None:
-        self.feed(self.core.link_rejected(endpoint, anyio.current_time()))
+        self.feed(self.core.link_rejected(endpoint, current_time()))
 
     def drained(self, endpoint: Endpoint) -> None:
         discovery_log.debug("Disconnecting data sub from %s", endpoint)
-        self.feed(self.core.drained(endpoint, anyio.current_time()))
+        self.feed(self.core.drained(endpoint, current_time()))
 
     def dropped(self, drop: Drop, detail: str = "", count: int = 1) -> None:
         """Count what was dropped, and log it for those who look."""
@@ -348,20 +348,20 @@ class _ProxySide:
         return relay.sighting(connected=self._connected, refused=self._refused)
 
     def proxy_frames(self, proxy: Endpoint, frames: Sequence[bytes]) -> None:
-        now = anyio.current_time()
+        now = current_time()
         for frame in frames:
             if discovery_log.isEnabledFor(logging.DEBUG):
                 _log_received(frame)
             self._driver.feed(self._driver.core.received(proxy, frame, now))
 
     def proxy_down(self, proxy: Endpoint) -> None:
-        self._driver.feed(self._driver.core.proxy_down(proxy, anyio.current_time()))
+        self._driver.feed(self._driver.core.proxy_down(proxy, current_time()))
 
     def relay_up(self, proxy: Endpoint) -> None:
-        self._driver.feed(self._driver.core.relay_up(proxy, anyio.current_time()))
+        self._driver.feed(self._driver.core.relay_up(proxy, current_time()))
 
     def relay_down(self, proxy: Endpoint) -> None:
-        self._driver.feed(self._driver.core.relay_down(proxy, anyio.current_time()))
+        self._driver.feed(self._driver.core.relay_down(proxy, current_time()))
 
     def dropped(self, drop: Drop, detail: str = "") -> None:
         self._driver.dropped(drop, detail)

@@ -78,7 +78,8 @@ class MessageStream(Stream[M]):
         self._tells = tells
         self._accepts = accepts
         self._interest: Interest | None = None
-        self._registered = 0
+        self._first: WeakKeyDictionary[Count, int] = WeakKeyDictionary()
+        """The first number of a topic that came before the subscription was in force at its sender."""
         # A count goes with the peer that it is about.
         self._given: WeakKeyDictionary[Count, int] = WeakKeyDictionary()
         self._is_paused = False
@@ -242,7 +243,6 @@ class Subscriptions:
     def add(self, stream: MessageStream[Received], interest: Interest) -> None:
         """Register a stream."""
         stream._interest = interest
-        stream._registered = self._batch
         self._streams.add(interest.prefix, stream)
         self._routes.clear()
 
@@ -286,7 +286,6 @@ class Subscriptions:
             if sequence != count.last + 1:
                 self._jumped(route, sequence)
             count.last = sequence
-            count.batch = batch
             append(Message(sender, topic, frame[body:]))
         self._settle()
 
@@ -316,7 +315,9 @@ class Subscriptions:
             case ForeignFrame():
                 self._deliver_foreign(parts)
             case DataFrame():
-                if (route := self._find(frame, parts)) is not None:
+                # A TAIL comes after the message of its number.
+                first = parts.sequence + (parts.kind is not Kind.DATA)
+                if (route := self._find(frame, parts, first)) is not None:
                     self._deliver_data(route, parts)
 
     def _deliver_data(self, route: _Route, frame: DataFrame) -> None:
@@ -329,7 +330,6 @@ class Subscriptions:
         self._hand_over(route, route.streams, frame.payload)
 
     def _hand_over(self, route: _Route, streams: Sequence[MessageStream[Received]], payload: bytes) -> None:
-        route.count.batch = self._batch
         message = Message(route.sender, route.topic, payload)
         for stream in streams:
             stream._incoming.append(message)
@@ -341,7 +341,7 @@ class Subscriptions:
         elif lost := route.count.close(sequence):
             self._tell_loss(route.sender, route.topic, lost, route.streams, route.counts.confirmed)
 
-    def _find(self, frame: bytes, parts: DataFrame) -> _Route | None:
+    def _find(self, frame: bytes, parts: DataFrame, first: int) -> _Route | None:
         prefix = frame[: len(parts.topic) + 1 + PREFIX_SIZE]
         if (route := self._routes.get(prefix)) is not None:
             return route
@@ -355,6 +355,10 @@ class Subscriptions:
         topic, streams = self._matching(parts.topic)
         # What nobody wants is still on its way after an unsubscription, and is not counted.
         count = counts.count(prefix, parts.topic) if streams else Count(parts.topic, UNKNOWN)
+        for stream in streams:
+            # A new subscription has cleared the routes, so its first message comes by here.
+            if not stream._is_in_force(counts.confirmed):
+                stream._first.setdefault(count, first)
         route = self._routes[prefix] = _Route(topic, sender, counts, count, streams, _appending(streams))
         return route
 
@@ -409,18 +413,20 @@ class Subscriptions:
         """
         parts = split(frame)
         assert isinstance(parts, DataFrame), "the core has looked at it"
-        route = self._find(frame, parts)
+        route = self._find(frame, parts, parts.sequence + 1)
         if route is None or not route.streams:
             return
         count, sequence = route.count, parts.sequence
         if count.last != UNKNOWN and sequence > count.last:
             self._deliver_data(route, parts)
+            for stream in route.streams:
+                stream._given[count] = sequence
             return
         waiting = [
             stream
             for stream in route.streams
             if not stream._is_in_force(route.counts.confirmed)
-            and not (count.batch > stream._registered and count.received >= sequence)
+            and not stream._first.get(count, sequence + 1) <= sequence <= count.received
             and stream._given.get(count, 0) < sequence
         ]
         for stream in waiting:

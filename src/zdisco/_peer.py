@@ -529,11 +529,11 @@ class Peer:
 
     def _publish(self, topic: str, payload: bytes, retain: bool) -> bool:
         """Send a message if it need not wait."""
+        if type(payload) is not bytes:
+            payload = payload_bytes(payload)
         publication = self._topics.get(topic) if type(topic) is str else None
         if publication is None or not publication.is_active:
             publication = self._publication(topic)
-        if type(payload) is not bytes:
-            payload = payload_bytes(payload)
         self._turn += 1
         number = publication.sequence + 1
         frame = publication.prefix + _pack(0, number) + payload
@@ -574,13 +574,15 @@ class Peer:
     def _publication(self, topic: str) -> Publication:
         """The publication of a topic, which does not rest any more."""
         publications = self._staying.core.roster.publications
-        known = publications.topics.get(topic) if type(topic) is str else None
+        check_topic(topic)  # first: what is none may not even be hashable
+        known = publications.topics.get(topic)
         return self._awake(*(publications.add(topic) if known is None else (known, [])))
 
     def _group_publication(self, group: str) -> Publication:
         """The same for the messages to a group."""
         publications = self._staying.core.roster.publications
-        known = publications.groups.get(group) if type(group) is str else None
+        check_name("group", group)
+        known = publications.groups.get(group)
         return self._awake(*(publications.add_group(group) if known is None else (known, [])))
 
     def _awake(self, publication: Publication, first: Sequence[bytes]) -> Publication:

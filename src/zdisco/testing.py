@@ -210,7 +210,7 @@ class MemoryNetwork:
         return server
 
     def _event(self, socket: str, event: SocketEvent, value: int, endpoint: Endpoint) -> MonitorEvent:
-        now = anyio.current_time()
+        now = current_time()
         if self._started is None:
             self._started = datetime.now(UTC), now
         # Wall-clock time that goes on at the pace of the loop's clock, which a test may turn.
@@ -269,7 +269,7 @@ class _Mailbox:
             await self._wait()
 
     def _hand_out(self) -> None:
-        now, last = anyio.current_time(), self._serial
+        now, last = current_time(), self._serial
         for _ in range(_BATCH):
             # What came while this batch was handed out needs a step of its own.
             if not self._heap or self._heap[0][0] > now or self._heap[0][1] > last:
@@ -279,7 +279,7 @@ class _Mailbox:
 
     async def _wait(self) -> None:
         deadline = self._heap[0][0] if self._heap else float("inf")
-        if deadline <= anyio.current_time():
+        if deadline <= current_time():
             return
         self._arrived = anyio.Event()
         try:
@@ -353,7 +353,7 @@ class _Connection:
     def send_back(self, frame: bytes) -> None:
         """From the client to the server."""
         if self.is_up:
-            self._outward = max(self._outward, anyio.current_time() + self.server.net._delay())
+            self._outward = max(self._outward, current_time() + self.server.net._delay())
             self.server.received(self, frame, self._outward)
 
     def end(self) -> None:
@@ -363,7 +363,7 @@ class _Connection:
             self.server.connections.remove(self)
             self.server.ended(self)
             self.server.freed()
-            at = anyio.current_time() + self.server.net._delay()
+            at = current_time() + self.server.net._delay()
             self.client.mailbox.put(at, self.client.lost, self)
 
 
@@ -401,7 +401,7 @@ class _Dialer:
         self._put(self._attempt)
 
     def _put(self, what: Callable[..., None], *arguments: object, after: float = 0.0) -> None:
-        self.mailbox.put(anyio.current_time() + self._net._delay() + after, what, *arguments)
+        self.mailbox.put(current_time() + self._net._delay() + after, what, *arguments)
 
     def _attempt(self) -> None:
         if self._is_closed:
@@ -541,7 +541,7 @@ class MemoryProxy:
 
     def publish(self, frame: bytes) -> None:
         """Relay a discovery message, as if a peer had sent it; what is none is dropped."""
-        self._relay_frame(frame, anyio.current_time())
+        self._relay_frame(frame, current_time())
 
     def _relay_frame(self, frame: bytes, at: float) -> None:
         try:
@@ -557,7 +557,7 @@ class MemoryProxy:
 
 def _greet(connection: _Connection, frame: bytes, topics: tuple[bytes, ...]) -> None:
     connection.topics = topics
-    connection.send(frame, anyio.current_time())
+    connection.send(frame, current_time())
 
 
 class _MemoryProxyChannel(ProxyChannel):
@@ -740,7 +740,7 @@ class _MemoryDataChannel(DataChannel):
             self.rouse()
 
     def _ended(self, connection: _Connection) -> None:
-        self._mailbox.put(anyio.current_time() + self._net._delay(), self._end_told, connection)
+        self._mailbox.put(current_time() + self._net._delay(), self._end_told, connection)
 
     def _end_told(self, connection: _Connection) -> None:
         self._settle()
@@ -769,7 +769,7 @@ class _MemoryDataChannel(DataChannel):
     def drain(self, endpoint: Endpoint, sender: bytes) -> None:
         if endpoint not in self._drains:
             self._drains[endpoint] = False
-            self._mailbox.put(anyio.current_time(), self._drain, endpoint)
+            self._mailbox.put(current_time(), self._drain, endpoint)
 
     def _drain(self, endpoint: Endpoint) -> None:
         if endpoint in self._dialers:

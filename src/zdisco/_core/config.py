@@ -184,6 +184,6 @@ class PeerConfig:
     max_topics: int = field(default=65_536, validator=_is_count)
     """Topics whose sequence numbers a publisher keeps, and topics of one peer whose numbers a subscriber keeps."""
     max_retained: int = field(default=1_024, validator=_is_count)
-    """Topics whose last value a publisher keeps for later subscribers."""
+    """Topics whose last value a publisher keeps for later subscribers; no more than half of ``send_hwm``."""
     max_probes: int = field(default=64, validator=_is_count)
     """Probes that run at the same time."""

@@ -34,8 +34,6 @@ class Count:
     """The last number that was told without a message ..."""
     before: int = UNKNOWN
     """... and what was the last one then."""
-    batch: int = 0
-    """In which batch of frames its latest message came."""
 
     def jump(self, sequence: int) -> int:
         """How many messages were lost before that of this number, which does not follow the last one."""
@@ -143,8 +141,9 @@ class Counts:
         """The peer confirmed a marker; returns what was lost before."""
         pieces = self._pieces if self._pieces.serial == body.serial else _Pieces()
         self._pieces = _Pieces()
-        if pieces.count != body.pieces or body.base > self.confirmed:
-            # The marker is repeated by whoever waits for it.
+        if pieces.count != body.pieces or body.base > self.confirmed or body.marker > self._interests.marker:
+            # The marker is repeated by whoever waits for it. One that we have not reached was that of
+            # an earlier life of ours.
             return []
         losses = [loss for number in pieces.numbers for loss in self._listed(number)]
         self.confirmed = max(self.confirmed, body.marker)
@@ -158,6 +157,9 @@ class Counts:
         prefix = data_prefix(number.topic, self._id, self._session, number.stream)
         count = self._counts.get(prefix)
         if count is None:
+            if self._is_partial and len(self._counts) >= self._limit:
+                # One that had to go from the table may still be in use, and must not get a second count.
+                return []
             count = self._add(prefix, number.topic, self._first(number.topic))
         lost = count.close(number.sequence)
         return [Loss(number.topic, lost, self.confirmed)] if lost else []

@@ -119,6 +119,8 @@ class Link:
     """Our marker when our last connection to it ended: it may still remember that one, or an older."""
     floor: int = 0
     """The marker that it must have confirmed before the link is verified."""
+    asked: int = 0
+    """Our marker when it was last looked whether the peer has confirmed any."""
     left: int | None = None
     """The incarnation that said farewell on the link itself."""
     retry: float = 0.0

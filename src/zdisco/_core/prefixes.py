@@ -45,7 +45,9 @@ class Prefixes(Generic[V]):
 
     def matching(self, topic: bytes) -> list[V]:
         """The values of all prefixes of ``topic``."""
-        return [value for length in self._lengths for value in self._values.get(topic[:length], ())]
+        # A slice beyond the end would be the whole topic again.
+        lengths = [length for length in self._lengths if length <= len(topic)]
+        return [value for length in lengths for value in self._values.get(topic[:length], ())]
 
     def __len__(self) -> int:
         """How many prefixes there are."""

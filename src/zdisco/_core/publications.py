@@ -128,7 +128,8 @@ class Publications:
         publication.retained = frame
         self._retained.pop(publication, None)
         self._retained[publication] = None
-        if len(self._retained) <= self._config.max_retained:
+        # They go out at once, with each confirmation, and have to find room in the queue.
+        if len(self._retained) <= min(self._config.max_retained, max(1, self._config.send_hwm // 2)):
             return False
         self._forget(next(iter(self._retained)))
         return True
@@ -201,7 +202,8 @@ class Publications:
                 del self._active[publication]
                 publication.is_active = False
                 publication.rest = self._config.tail_delay
-                frames.append(self._close(publication, now))
+                if publication.sequence:
+                    frames.append(self._close(publication, now))
             self._look = now + self._config.tail_delay if self._active else None
         return frames
 

@@ -522,9 +522,11 @@ class Roster:
             return []
         link.counts.retained(body)
         frame = split(body.frame)
-        if not isinstance(frame, DataFrame) or frame.sender + frame.session != link.sender:
-            return [Dropped(Drop.MALFORMED_CONTROL, "what is retained is not its sender's")]
-        return [DeliverRetained(body.frame)]
+        match frame:
+            case DataFrame(kind=Kind.DATA) if frame.sender + frame.session == link.sender:
+                return [DeliverRetained(body.frame)]
+            case _:
+                return [Dropped(Drop.MALFORMED_CONTROL, "what is retained is no message of its sender")]
 
     def subscribed(self, topic: Inbox | Marker, now: float) -> list[Output]:
         """A control subscription of a peer is in force at our `dataPub`."""
@@ -583,7 +585,12 @@ class Roster:
         if any(rival.key in self._links for rival in rivals):
             # They are told gone when they are drained; this link is looked at again then.
             return outputs
-        return outputs + self._prove(link)
+        outputs += self._prove(link)
+        if link.confirmed == 0:
+            # Joined all the same, but nothing of it is counted before a confirmation has arrived whole.
+            link.asked = self.marker
+            self._timers.arm((Alarm.LINK, link.key), now + self.config.link_retry_max)
+        return outputs
 
     def _prove_classic(self, link: Link, now: float) -> list[Output]:
         """A connection is all the proof that a classic peer gives, so it replaces none but its like."""
@@ -628,11 +635,13 @@ class Roster:
             if link.unanswered and link.unanswered & (link.unanswered - 1) == 0:
                 self.is_unheard_of = True
             return self._send_link(link, now)
-        if link.confirmed >= link.floor:
+        if link.confirmed >= max(link.floor, 1):
             return []
         # Its confirmation was lost, or is slow. One new marker serves all that wait.
-        outputs = self.next_marker() if link.floor == self.marker else []
-        link.floor = self.marker
+        outputs = self.next_marker() if self.marker in (link.floor, link.asked) else []
+        link.asked = self.marker
+        if link.floor:
+            link.floor = self.marker
         self._timers.arm((Alarm.LINK, link.key), now + self.config.link_retry_max)
         return outputs
 

@@ -31,6 +31,7 @@ from .._core.envelope import MAGIC, inbox_owner
 from .._core.errors import ClosedError, InvalidEndpoint
 from .._core.model import Endpoint, Overflow, Probe
 from .._core.wire import ANNOUNCE, FAREWELL, WELCOME
+from .._loops import current_time
 from .._probe import probe
 from .._turns import Turns
 from .accepted import Accepted
@@ -309,7 +310,7 @@ class ZmqDataChannel(DataChannel):
         socket = self._sub.socket
         while True:
             await anyio.lowlevel.checkpoint()
-            now = anyio.current_time() if self._drains else 0.0
+            now = current_time() if self._drains else 0.0
             # Decided before the read: what it finds, or does not find, counts for these only.
             ripe = [endpoint for endpoint in self._drains if self._ripe_at(endpoint) <= now]
             frames = socket.receive_nowait()
@@ -457,7 +458,7 @@ class ZmqDataChannel(DataChannel):
         must have passed, too.
         """
         if endpoint not in self._drains:
-            now = anyio.current_time()
+            now = current_time()
             self._drains[endpoint] = _Drain(sender, heard=now, end=now + self._config.suspect_timeout)
             self._sub.socket.wake()
 
