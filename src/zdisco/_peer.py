@@ -466,7 +466,8 @@ class Peer:
             topic: Text without NUL.
             payload: Any bytes.
             retain: Keep it as the last value of the topic: whoever subscribes later gets it before
-                what is published then. The ``max_retained`` latest such topics are kept.
+                what is published from the moment on when the subscription is in force. The
+                ``max_retained`` latest such topics are kept, but no more than half of ``send_hwm``.
 
         Raises:
             TypeError: If ``topic`` is not text or ``payload`` not bytes.
