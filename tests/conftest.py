@@ -2,8 +2,8 @@
 
 Rule 1: a test marked ``anyio`` runs on asyncio, on uvloop and on trio.
 
-Rule 2: what is repeated to meet a rare fault is repeated in full on asyncio, and less often on the other two, unless
-the environment says ``ZDISCO_TESTS=thorough``: see `repeats`.
+Rule 2: what is repeated to meet a rare fault is repeated in full on every event loop; where the environment says
+``ZDISCO_TESTS=quick``, less often on uvloop and trio: see `repeats`.
 
 Rule 3: a test that leaves a descriptor, a thread or a task behind fails, even if nothing else is wrong.
 """
@@ -63,7 +63,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture
 def repeats(anyio_backend: tuple[str, dict[str, Any]]) -> Callable[[int, int], int]:
-    """Chooses a number for the backend at hand: ``repeats(500, 50)`` is 500 on asyncio, 50 on the others."""
+    """Chooses a number for the backend at hand: of ``repeats(500, 50)`` 50 is for uvloop and trio in a quick run."""
     is_full = THOROUGH or anyio_backend == ("asyncio", {"use_uvloop": False})
     return lambda full, fewer: full if is_full else fewer
 

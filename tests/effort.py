@@ -4,5 +4,8 @@ from __future__ import annotations
 
 import os
 
-THOROUGH = os.environ.get("ZDISCO_TESTS") == "thorough"
-"""Every backend gets the full number of repetitions, and every latency the full number of peers."""
+THOROUGH = os.environ.get("ZDISCO_TESTS") != "quick"
+"""Every backend gets the full number of repetitions, and every latency the full number of peers.
+
+``ZDISCO_TESTS=quick`` is for who changes the code and runs the tests often.
+"""
