@@ -38,7 +38,7 @@ def publish(made: Publications, topic: str, payload: bytes = b"x", now: float = 
     if not publication.is_active:
         made.activate(publication, now)
     frame = split(publication.frame(payload))
-    publication.sequence += 1
+    publication.sent += 1
     assert isinstance(frame, DataFrame)
     return frame
 

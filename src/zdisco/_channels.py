@@ -9,6 +9,7 @@ the listener. The exception is what the application publishes: it may have to wa
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -66,8 +67,8 @@ class ProxyChannel(ABC):
 class DataListener(Protocol):
     """What a data channel tells."""
 
-    def data_frames(self, frames: Sequence[bytes]) -> None:
-        """Frames arrived at `dataSub`, in the order of each publisher."""
+    def data_frames(self, frames: Sequence[bytes]) -> int:
+        """Frames arrived at `dataSub`, in the order of each publisher; returns how many messages they held."""
 
     def subscribed(self, topic: bytes) -> None:
         """Somebody's subscription to ``topic`` is in force at `dataPub`; every single one is told."""
@@ -108,6 +109,8 @@ class DataChannel(ABC):
     `published` must be called in the next turn of the event loop. Raises `ClosedError` if the
     channel is closed. It is called for each message, so it is no method that calls another.
     """
+    clock: Callable[[], float] = time.perf_counter
+    """Seconds, by which a publisher knows how fast messages come."""
 
     @abstractmethod
     async def run(self, listener: DataListener) -> None:

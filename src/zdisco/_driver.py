@@ -82,6 +82,8 @@ class Driver:
             self.core.roster.sender, self.control, self.dropped, lambda loss: self.perform([loss])
         )
         self.data_frames = self.messages.deliver
+        self.flush: Callable[[], None] = _nothing
+        """Sends what was published and has not left yet."""
         self.inbox: Mapping[Kind, Callable[[ControlFrame], None]] = {}
         """Who takes which frames of our inbox; the others are for the core."""
         self._tell = tell
@@ -233,7 +235,7 @@ class Driver:
         for output in outputs:
             match output:
                 case actions.SendData(frame):
-                    self.data.send(frame)
+                    self.send(frame)
                 case actions.SendToProxy(proxy, frame):
                     self._proxies[proxy].channel.send(frame)
                 case actions.Dropped(drop, detail):
@@ -279,6 +281,11 @@ class Driver:
                     self._tell(output)
                 case _:
                     assert_never(output)
+
+    def send(self, frame: bytes) -> None:
+        """Send a control frame behind all that was published before. Never waits."""
+        self.flush()
+        self.data.send(frame)
 
     def _start(self, function: Callable[[Endpoint], Coroutine[None, None, None]], endpoint: Endpoint) -> None:
         assert self._tasks is not None, "the core asks for this only after an input of a channel"
@@ -333,6 +340,10 @@ class Driver:
         """Count what was dropped, and log it for those who look."""
         self._dropped[drop] += count
         logger.debug("dropped: %s: %s", drop.value, detail)
+
+
+def _nothing() -> None:
+    """Before anything is published."""
 
 
 class _ProxySide:

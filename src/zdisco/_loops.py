@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -23,26 +25,25 @@ def asyncio_loop() -> asyncio.AbstractEventLoop | None:
         native = anyio.lowlevel.current_token().native_token
     except anyio.NoEventLoopError:
         # A callback of asyncio runs in no task, which is all that anyio looks at.
-        native = _loop_of_callback()
+        native = _running_loop()
         if native is None:
             raise
     return native if module is not None and isinstance(native, module.AbstractEventLoop) else None
 
 
-def _loop_of_callback() -> asyncio.AbstractEventLoop | None:
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     module = sys.modules.get("asyncio")
-    try:
-        return None if module is None else module.get_running_loop()
-    except RuntimeError:
-        return None
+    return None if module is None else module._get_running_loop()
 
 
 def runs_in(token: anyio.lowlevel.EventLoopToken) -> bool:
     """Whether the event loop with this token is the one that runs, in a task or in a callback."""
+    if _running_loop() is token.native_token:
+        return True
     try:
         return anyio.lowlevel.current_token() == token
     except anyio.NoEventLoopError:
-        return _loop_of_callback() is token.native_token
+        return False
 
 
 def current_time() -> float:
@@ -50,23 +51,31 @@ def current_time() -> float:
     try:
         return anyio.current_time()
     except anyio.NoEventLoopError:
-        loop = _loop_of_callback()
+        loop = _running_loop()
         if loop is None:
             raise
         return loop.time()
 
 
-def call_soon(function: Callable[[], object]) -> None:
-    """Call a function in the next turn of the event loop."""
+def soon() -> Callable[[Callable[[], object]], object]:
+    """What calls a function in the next turn of the event loop that runs now."""
     loop = asyncio_loop()
     if loop is not None:
-        loop.call_soon(function)
-    else:
-        _run_soon(anyio.lowlevel.current_token().native_token, function)
+        return loop.call_soon
+    return partial(_run_soon, anyio.lowlevel.current_token().native_token)
 
 
 def _run_soon(trio_token: Any, function: Callable[[], object]) -> None:
     trio_token.run_sync_soon(function, idempotent=True)
+
+
+def callback_context() -> Context:
+    """A context in which a callback of asyncio may use anyio, which looks for a task, or for what sniffio was told."""
+    context = copy_context()
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, "asyncio")
+    return context
 
 
 async def outlast(event: anyio.Event) -> None:

@@ -31,6 +31,7 @@ from ._core.envelope import (
     ForeignFrame,
     Kind,
     split,
+    unpack,
 )
 from ._core.errors import MalformedMessage
 from ._core.events import MessagesLost
@@ -45,7 +46,7 @@ M = TypeVar("M")
 
 _ROUTES = 65_536
 """Prefixes kept at the most; all are found again at no more than the cost of one message."""
-_DATA, _TAIL = int(Kind.DATA), int(Kind.TAIL)
+_DATA, _TAIL, _PACK = int(Kind.DATA), int(Kind.TAIL), int(Kind.PACK)
 _NO_PREFIX = b"\xff"
 """No data frame begins like this."""
 
@@ -236,6 +237,8 @@ class Subscriptions:
     _touched: dict[MessageStream[Received], None] = field(factory=dict)
     """Streams to settle at the end of the batch."""
     _batch: int = 0
+    _more: int = 0
+    """How many messages more than frames the batch has."""
 
     def __iter__(self) -> Iterator[MessageStream[Received]]:
         return iter(self._streams.values)
@@ -258,10 +261,15 @@ class Subscriptions:
         """The roster has changed."""
         self._routes.clear()
 
-    def deliver(self, frames: Sequence[bytes]) -> None:
-        """Hand frames to the streams that want them, and control frames to ``control``."""
+    def deliver(self, frames: Sequence[bytes]) -> int:
+        """Hand frames to the streams that want them, and control frames to ``control``.
+
+        Returns:
+            How many messages there were, whoever wanted them; a control frame counts as one.
+        """
         self._batch = batch = self._batch + 1
-        unpack, find = NUMBER.unpack_from, self._routes.get
+        self._more = 0
+        numbers, find = NUMBER.unpack_from, self._routes.get
         last, at, body = _NO_PREFIX, 0, 0
         route: _Route | None = None
         for frame in frames:
@@ -279,15 +287,16 @@ class Subscriptions:
                 route, last = None, _NO_PREFIX
                 self._deliver_first(frame)
                 continue
-            kind, sequence = unpack(frame, at)
+            kind, sequence = numbers(frame, at)
             if kind:
-                self._deliver_other(route, kind, sequence)
+                self._deliver_other(route, kind, sequence, frame, body)
                 continue
             if sequence != count.last + 1:
                 self._jumped(route, sequence)
             count.last = sequence
             append(Message(sender, topic, frame[body:]))
         self._settle()
+        return len(frames) + self._more
 
     def _touch(self, route: _Route) -> None:
         """Something for these streams comes in this batch."""
@@ -316,30 +325,40 @@ class Subscriptions:
                 self._deliver_foreign(parts)
             case DataFrame():
                 # A TAIL comes after the message of its number.
-                first = parts.sequence + (parts.kind is not Kind.DATA)
+                first = parts.sequence + (parts.kind is Kind.TAIL)
                 if (route := self._find(frame, parts, first)) is not None:
-                    self._deliver_data(route, parts)
+                    self._deliver_data(route, frame, parts)
 
-    def _deliver_data(self, route: _Route, frame: DataFrame) -> None:
-        if frame.kind is not Kind.DATA:
-            self._deliver_other(route, frame.kind, frame.sequence)
-            return
-        if frame.sequence != route.count.last + 1:
-            self._jumped(route, frame.sequence)
-        route.count.last = frame.sequence
-        self._hand_over(route, route.streams, frame.payload)
+    def _deliver_data(self, route: _Route, frame: bytes, parts: DataFrame) -> None:
+        if parts.kind is not Kind.DATA:
+            self._deliver_other(route, parts.kind, parts.sequence, frame, len(frame) - len(parts.payload))
+        else:
+            self._hand_over(route, parts.sequence, [parts.payload])
 
-    def _hand_over(self, route: _Route, streams: Sequence[MessageStream[Received]], payload: bytes) -> None:
-        message = Message(route.sender, route.topic, payload)
-        for stream in streams:
-            stream._incoming.append(message)
-            self._touched[stream] = None
-
-    def _deliver_other(self, route: _Route, kind: int, sequence: int) -> None:
-        if kind != _TAIL:
+    def _deliver_other(self, route: _Route, kind: int, sequence: int, frame: bytes, body: int) -> None:
+        if kind == _PACK:
+            try:
+                payloads = unpack(frame, body)
+            except MalformedMessage as error:
+                self._dropped(Drop.MALFORMED_CONTROL, error.reason, 1)
+                return
+            self._more += len(payloads) - 1
+            self._hand_over(route, sequence, payloads)
+        elif kind != _TAIL:
             self._dropped(Drop.MALFORMED_CONTROL, f"data frame of kind {kind}", 1)
         elif lost := route.count.close(sequence):
             self._tell_loss(route.sender, route.topic, lost, route.streams, route.counts.confirmed)
+
+    def _hand_over(self, route: _Route, first: int, payloads: Sequence[bytes]) -> None:
+        """Messages with numbers in a row, beginning with this one."""
+        if first != route.count.last + 1:
+            self._jumped(route, first)
+        route.count.last = first + len(payloads) - 1
+        sender, topic = route.sender, route.topic
+        messages = [Message(sender, topic, payload) for payload in payloads]
+        for stream in route.streams:
+            stream._incoming.extend(messages)
+            self._touched[stream] = None
 
     def _find(self, frame: bytes, parts: DataFrame, first: int) -> _Route | None:
         prefix = frame[: len(parts.topic) + 1 + PREFIX_SIZE]
@@ -418,7 +437,7 @@ class Subscriptions:
             return
         count, sequence = route.count, parts.sequence
         if count.last != UNKNOWN and sequence > count.last:
-            self._deliver_data(route, parts)
+            self._hand_over(route, sequence, [parts.payload])
             for stream in route.streams:
                 stream._given[count] = sequence
             return

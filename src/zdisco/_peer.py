@@ -15,9 +15,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self, overload
 from uuid import UUID, uuid4
@@ -47,15 +45,15 @@ from ._core.actions import Drop
 from ._core.config import PeerConfig
 from ._core.discovery import Stage
 from ._core.endpoints import TcpEndpoint, numeric, parse
-from ._core.envelope import NUMBER, Kind, check_name, check_topic, group_topic
+from ._core.envelope import Kind, check_name, check_topic, group_topic
 from ._core.errors import ClosedError, DiscoveryTimeout, FarewellTimeout, InvalidEndpoint, UnknownPeer
 from ._core.events import Event, EventsDropped, PeerEvent
 from ._core.model import NO_SESSION, Endpoint, Message, PeerInfo, StreamOverflow
-from ._core.publications import Publication
 from ._core.wire import Announce, encode
 from ._driver import Driver
-from ._loops import call_soon, current_time, runs_in
+from ._loops import runs_in
 from ._messages import M, MessageStream, Received
+from ._publisher import Publisher
 from ._requests import Post, Reply, Requests, answer, reply
 from ._services import Handler, Request, Service, Services
 from ._streams import Stream
@@ -65,10 +63,6 @@ from ._zmq.network import ZmqNetwork, local_address_towards
 logger = logging.getLogger("zdisco")
 
 _ELSEWHERE = "a peer is used in the thread and the event loop in which it was entered"
-_TURN = 256
-"""Messages that a publisher sends before it lets others run."""
-_NO_TURN = 1 << 30
-_pack = NUMBER.pack
 
 
 class Peer:
@@ -166,10 +160,8 @@ class Peer:
         self._is_closed = False
         self._thread = 0
         self._loop: anyio.lowlevel.EventLoopToken | None = None
-        self._turn = _NO_TURN
-        """How many messages were published in this turn of the event loop."""
-        self._topics: dict[str, Publication] = {}
-        self._send: Callable[[bytes], bool] = _refuse
+        self._publisher: Publisher | None = None
+        self._take: Callable[[str, bytes, bool], bool] = _take_nothing
         self._groups = Counter(member_of)
         self._services = Services(self._config.stream_capacity, self._offer)
         self._requests: Requests | None = None
@@ -274,8 +266,9 @@ class Peer:
             self._me, self._config, self._data, self._channels, self._network, self._tell, self._observe
         )
         self._drops = driver.drops
-        self._topics = driver.core.roster.publications.topics
-        self._send = self._data.publish
+        self._publisher = Publisher(driver, self._config, lambda: self._staying)
+        self._take = self._publisher.take
+        driver.flush = self._publisher.flush
         post = Post(driver)
         self._services.open(post)
         self._requests = requests = Requests(post, self._me.session, lambda: tuple(driver.core.joined.values()))
@@ -308,7 +301,8 @@ class Peer:
     def _shut(self) -> None:
         """Let nobody use us, or wait for us, any more."""
         self._is_closed = True
-        self._turn = _NO_TURN
+        if self._publisher is not None:
+            self._publisher.close()
         driver, self._driver = self._driver, None
         self._end_requests("is not open")
         self._services.end()
@@ -376,7 +370,7 @@ class Peer:
         Cancellation: safe. The farewell has been sent once; nobody waits for its echo.
         """
         driver = self._opened
-        self._turn = _NO_TURN
+        self._publishing.close()
         self._end_requests("is leaving")
         driver.feed(driver.core.leave(anyio.current_time()))
         driver.data.rouse()
@@ -402,6 +396,12 @@ class Peer:
         if driver.core.stage is not Stage.STARTED:
             raise ClosedError("peer", "is leaving")
         return driver
+
+    @property
+    def _publishing(self) -> Publisher:
+        if self._publisher is None:
+            raise ClosedError("peer")
+        return self._publisher
 
     # Streams
 
@@ -443,6 +443,7 @@ class Peer:
     def _tell(self, event: Event) -> None:
         if isinstance(event, PeerEvent) and self._requests is not None:
             self._requests.told(event)
+            self._publishing.told(event)
         for stream in self._event_streams:
             stream._push([event])
 
@@ -476,18 +477,8 @@ class Peer:
 
         Cancellation: safe; the message has been sent, or has not. One that was still waiting has not.
         """
-        if self._turn >= _TURN:
-            await self._next_turn()
-        # What follows is `_publish`, for the case that comes again and again: a call would cost a tenth more.
-        publication = self._topics.get(topic) if type(topic) is str else None
-        if publication is not None and publication.is_active and type(payload) is bytes and not retain:
-            self._turn += 1
-            number = publication.sequence + 1
-            if self._send(publication.prefix + _pack(0, number) + payload):
-                publication.sequence = number
-                return
-        if not self._publish(topic, payload, retain):
-            await self._when_writable(lambda: self._publish(topic, payload, retain))
+        if not self._take(topic, payload, retain):
+            await self._publishing.publish(topic, payload, retain)
 
     def publish_nowait(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         """The same for who is not in a coroutine: callbacks of the event loop, for example.
@@ -502,9 +493,7 @@ class Peer:
             ValueError: If ``topic`` holds a NUL, or has more than 1024 bytes of UTF-8.
             ClosedError: If the peer is not open, or is leaving.
         """
-        if self._turn >= _TURN:
-            self._begin_turn()
-        return self._publish(topic, payload, retain)
+        return self._publishing.publish_nowait(topic, payload, retain)
 
     async def publish_many(self, topic: str, payloads: Iterable[bytes]) -> None:
         """Publish many messages of one topic, for less than `publish` costs.
@@ -520,105 +509,7 @@ class Peer:
 
         Cancellation: safe; some of the messages have been sent, the first ones, others have not.
         """
-        left = iter(payloads)
-        while chunk := list(islice(left, _TURN)):
-            await self._next_turn()
-            sent = self._publish_chunk(topic, chunk)
-            for payload in chunk[sent:]:
-                if not self._publish(topic, payload, False):
-                    await self._when_writable(partial(self._publish, topic, payload, False))
-
-    def _publish(self, topic: str, payload: bytes, retain: bool) -> bool:
-        """Send a message if it need not wait."""
-        if type(payload) is not bytes:
-            payload = payload_bytes(payload)
-        publication = self._topics.get(topic) if type(topic) is str else None
-        if publication is None or not publication.is_active:
-            publication = self._publication(topic)
-        self._turn += 1
-        number = publication.sequence + 1
-        frame = publication.prefix + _pack(0, number) + payload
-        if not self._send(frame):
-            return False
-        publication.sequence = number
-        if retain:
-            self._opened.core.roster.publications.retain(publication, frame)
-        return True
-
-    async def _when_writable(self, publish: Callable[[], bool]) -> None:
-        """Publish as soon as there is room, in the order of coming."""
-        while True:
-            await self._staying.data.writable()
-            if self._turn >= _TURN:
-                self._begin_turn()
-            if publish():
-                return
-
-    def _publish_as(self, publication: Publication, payload: bytes) -> bool:
-        number = publication.sequence + 1
-        if not self._send(publication.prefix + _pack(0, number) + payload):
-            return False
-        publication.sequence = number
-        return True
-
-    def _publish_chunk(self, topic: str, payloads: Sequence[bytes]) -> int:
-        """Send messages as long as none has to wait; returns how many were sent."""
-        publication = self._publication(topic)
-        send, prefix, first = self._send, publication.prefix, publication.sequence
-        for payload in payloads:
-            number = publication.sequence + 1
-            if not send(prefix + _pack(0, number) + (payload if type(payload) is bytes else payload_bytes(payload))):
-                break
-            publication.sequence = number
-        return publication.sequence - first
-
-    def _publication(self, topic: str) -> Publication:
-        """The publication of a topic, which does not rest any more."""
-        publications = self._staying.core.roster.publications
-        check_topic(topic)  # first: what is none may not even be hashable
-        known = publications.topics.get(topic)
-        return self._awake(*(publications.add(topic) if known is None else (known, [])))
-
-    def _group_publication(self, group: str) -> Publication:
-        """The same for the messages to a group."""
-        publications = self._staying.core.roster.publications
-        check_name("group", group)
-        known = publications.groups.get(group)
-        return self._awake(*(publications.add_group(group) if known is None else (known, [])))
-
-    def _awake(self, publication: Publication, first: Sequence[bytes]) -> Publication:
-        driver = self._staying
-        for frame in first:
-            driver.data.send(frame)
-        if not publication.is_active:
-            driver.core.roster.publications.activate(publication, current_time())
-            driver.feed([])
-        return publication
-
-    # A turn of the event loop begins with the first message that is published in it, and is looked
-    # after once, not for each message.
-
-    async def _take_turn(self) -> None:
-        """One more message, after others had their turn where this one was long."""
-        if self._turn >= _TURN:
-            await self._next_turn()
-        self._turn += 1
-
-    async def _next_turn(self) -> None:
-        if self._turn != _NO_TURN:
-            await anyio.lowlevel.checkpoint()
-        self._begin_turn()
-
-    def _begin_turn(self) -> None:
-        self._staying  # noqa: B018  raises if nothing can be published
-        if self._turn == _NO_TURN:
-            call_soon(self._end_turn)
-        self._turn = 0
-
-    def _end_turn(self) -> None:
-        self._turn = _NO_TURN
-        if self._data is not None:
-            self._data.published()
+        await self._publishing.publish_many(topic, payloads)
 
     def forget_retained(self, topic: str) -> bool:
         """Keep the last value of a topic no longer; returns whether there was one.
@@ -790,10 +681,7 @@ class Peer:
 
         Cancellation: safe; the message has been sent, or has not.
         """
-        raw = payload_bytes(payload)
-        await self._take_turn()
-        if not self._publish_as(self._group_publication(group), raw):
-            await self._when_writable(lambda: self._publish_as(self._group_publication(group), raw))
+        await self._publishing.publish_group(group, payload_bytes(payload))
 
     # Messages to one peer, and requests
 
@@ -816,9 +704,7 @@ class Peer:
         Cancellation: safe; the message has been sent, or has not.
         """
         id, raw = _peer_id(to), payload_bytes(payload)
-        await self._take_turn()
-        if not self._send(self._asking.direct(id, raw)):
-            await self._when_writable(lambda: self._send(self._asking.direct(id, raw)))
+        await self._publishing.send(lambda: self._asking.direct(id, raw))
 
     def inbox(self) -> Stream[Message]:
         """The messages that others `send` to us alone; their ``topic`` is empty.
@@ -1061,8 +947,8 @@ class _SocketEvents(Stream[MonitorEvent | EventsDropped]):
             self._push([event])
 
 
-def _refuse(_: bytes) -> bool:
-    raise ClosedError("peer")
+def _take_nothing(_topic: str, _payload: bytes, _retain: bool) -> bool:
+    return False
 
 
 def _peer_id(to: object) -> UUID:

@@ -81,7 +81,7 @@ class Post:
 
     def send(self, to: PeerId, kind: Kind, body: bytes) -> None:
         """Send to the inbox of a peer, whoever that is now."""
-        self._driver.data.send(self.frame(to, kind, body))
+        self._driver.send(self.frame(to, kind, body))
 
     def frame(self, to: PeerId, kind: Kind, body: bytes) -> bytes:
         """A frame for the inbox of a peer."""

@@ -13,6 +13,8 @@ from attrs.validators import deep_iterable
 from .model import Overflow, ReconnectStop
 
 _MOST = 2**31 - 1
+_LARGEST_PACK = 65_535
+"""The sizes in a pack have two bytes."""
 """libzmq keeps its options in 32 bits ..."""
 _LONGEST = 2_000_000.0
 """... and times in milliseconds."""
@@ -35,6 +37,13 @@ def _is_count(_: object, attribute: Attribute[int], value: object) -> None:
         raise TypeError(f"{attribute.name} must be a whole number, not {value!r}")
     if not 1 <= value <= _MOST:
         raise ValueError(f"{attribute.name} must be from 1 to {_MOST}, not {value!r}")
+
+
+def _is_pack_size(_: object, attribute: Attribute[int], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{attribute.name} must be a whole number, not {value!r}")
+    if not 0 <= value <= _LARGEST_PACK:
+        raise ValueError(f"{attribute.name} must be from 0 to {_LARGEST_PACK}, not {value!r}")
 
 
 def _flags(value: object) -> ReconnectStop:
@@ -147,7 +156,12 @@ class PeerConfig:
     linger: float = field(default=0.5, validator=_is_seconds_or_zero)
     """How long closing waits for what was published to leave."""
     send_hwm: int = field(default=20_000, validator=_is_count)
-    """Messages that wait for one peer before its queue is full, see ``overflow``; 0 is not allowed: it has no bound."""
+    """Messages that wait for one peer before its queue is full, see ``overflow``; 0 is not allowed: it has no bound.
+    Those that share a frame, see ``pack_size``, count as one."""
+    pack_size: int = field(default=8_192, validator=_is_pack_size)
+    """Bytes of messages that share a frame: where many messages of one topic are published at once, those that are
+    small leave together, and cost less. 0: each has a frame of its own, which programs that know nothing of this can
+    read. 64 bytes are reckoned for each message beside its own."""
     overflow: Overflow = field(default=Overflow.DROP, converter=_overflow)
     """What `Peer.publish` does when the queue to a subscriber is full. ``"drop"``: the newest messages are dropped
     for that one, nobody else is held up. ``"wait"``: it waits until every subscriber that the message is for has room;

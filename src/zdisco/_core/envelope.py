@@ -1,9 +1,10 @@
 """Data-channel messages <-> frames.
 
-Rule 1: a message is one frame. What repeats stands first, so that one look-up on the raw prefix
-finds all that is known of the stream::
+Rule 1: a message is one frame, or shares one, a pack, with others that were published with it. What
+repeats stands first, so that one look-up on the raw prefix finds all that is known of the stream::
 
     data frame:     topic, NUL, header, payload        topic: UTF-8 without NUL
+    pack:           topic, NUL, header, count (2), size of each payload (2), payloads
     control frame:  FE, header, body                   to all
                     FF, id (16), header, body          to one peer: its inbox
     group frame:    FD, name, NUL, header, payload     a data frame whose topic is a group's
@@ -15,7 +16,7 @@ finds all that is known of the stream::
     18      4     session of the sender
     22      4     stream number, 0 in a control frame
     26      1     kind
-    27      8     sequence number, 0 in a control frame
+    27      8     sequence number, in a pack that of its first message, 0 in a control frame
 
 Rule 2: FD, FE and FF never begin UTF-8, so the first byte tells a group's frame and a control
 frame from those of a topic. A control frame has no NUL before its header and is never searched
@@ -29,9 +30,9 @@ Rule 4: a body may be longer than we know; a later version put something there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
-from struct import Struct
+from struct import Struct, pack, unpack_from
 from typing import TypeAlias
 from uuid import UUID
 
@@ -92,12 +93,14 @@ class Kind(IntEnum):
     """A request, to an inbox."""
     REPLY = 10
     """The answer to a request, to an inbox."""
+    PACK = 11
+    """Several messages of the application, with numbers in a row."""
 
 
 _KINDS = tuple(Kind)
 # The others are for control topics: believed on an ordinary topic they would reach
 # whoever happens to subscribe to it.
-_DATA_KINDS = (Kind.DATA, Kind.TAIL)
+_DATA_KINDS = {int(kind): kind for kind in (Kind.DATA, Kind.TAIL, Kind.PACK)}
 
 
 # Not frozen, because one is made for each message, and a frozen object takes three times as long.
@@ -112,9 +115,10 @@ class DataFrame:
     session: bytes
     stream: int
     kind: Kind
-    """`Kind.DATA` or `Kind.TAIL`."""
+    """`Kind.DATA`, `Kind.TAIL` or `Kind.PACK`."""
     sequence: int
     payload: bytes
+    """All behind the header; see `unpack` for that of a pack."""
 
 
 @define
@@ -199,6 +203,35 @@ def data_frame(prefix: bytes, kind: Kind, sequence: int, payload: bytes) -> byte
     return prefix + NUMBER.pack(kind, sequence) + payload
 
 
+def pack_frame(prefix: bytes, first: int, payloads: Sequence[bytes]) -> bytes:
+    """One frame with several messages of a stream, the first of which has this number.
+
+    There are no more than 65,535 of them, each of no more than 65,535 bytes.
+    """
+    count = len(payloads)
+    sizes = pack(f">H{count}H", count, *map(len, payloads))
+    return b"".join((prefix, NUMBER.pack(Kind.PACK, first), sizes, *payloads))
+
+
+def unpack(frame: bytes, at: int) -> list[bytes]:
+    """The payloads of a pack, whose header ends at ``at``; there is at least one.
+
+    Raises:
+        MalformedMessage: If there is none, or they do not fill the frame.
+    """
+    count = int.from_bytes(frame[at : at + _LENGTH.size])
+    start = at + (1 + count) * _LENGTH.size
+    if not count or start > len(frame):
+        raise MalformedMessage("a pack without messages, or cut off", len(frame))
+    payloads: list[bytes] = []
+    for size in unpack_from(f">{count}H", frame, at + _LENGTH.size):
+        payloads.append(frame[start : start + size])
+        start += size
+    if start != len(frame):
+        raise MalformedMessage("the messages of a pack do not fill it", len(frame))
+    return payloads
+
+
 def control_frame(topic: bytes, kind: Kind, sender: PeerId, session: bytes, body: bytes) -> bytes:
     """One control frame; ``topic`` is `ALL` or an `inbox`."""
     assert topic == ALL or (topic[:1] == _INBOX and len(topic) == _INBOX_SIZE), topic
@@ -221,7 +254,7 @@ def split(frame: bytes) -> Frame:
     if not frame.startswith(MAGIC, start) or len(frame) < start + HEADER.size:
         return ForeignFrame(frame[:end], frame)
     _, sender, session, stream, kind, sequence = HEADER.unpack_from(frame, start)
-    if kind >= len(_DATA_KINDS):
+    if kind not in _DATA_KINDS:
         raise MalformedMessage(f"data frame of kind {kind}", len(frame))
     payload = frame[start + HEADER.size :]
     return DataFrame(frame[:end], sender, session, stream, _DATA_KINDS[kind], sequence, payload)

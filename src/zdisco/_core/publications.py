@@ -29,6 +29,7 @@ from .envelope import (
     data_frame,
     data_prefix,
     group_topic,
+    pack_frame,
 )
 from .model import PeerId
 from .timers import Timers
@@ -43,8 +44,10 @@ class Publication:
     stream: int
     prefix: bytes
     """What each frame of it begins with."""
-    sequence: int = 0
-    """The number of the latest message."""
+    sent: int = 0
+    """The number of the latest message that was sent."""
+    pack: list[bytes] = field(factory=list)
+    """The payloads of those that were published after it and leave in one frame."""
     is_active: bool = False
     """Whether something was published since the last look at it."""
     seen: int = 0
@@ -54,9 +57,20 @@ class Publication:
     rest: float = 0.0
     """Seconds until the next TAIL."""
 
+    @property
+    def sequence(self) -> int:
+        """The number of the latest message."""
+        return self.sent + len(self.pack)
+
     def frame(self, payload: bytes) -> bytes:
         """The frame of the next message; who sends it counts it."""
         return data_frame(self.prefix, Kind.DATA, self.sequence + 1, payload)
+
+    def close_pack(self) -> bytes:
+        """The frame of the pack, which counts as sent."""
+        payloads, self.pack = self.pack, []
+        first, self.sent = self.sent + 1, self.sent + len(payloads)
+        return pack_frame(self.prefix, first, payloads)
 
     @property
     def tail(self) -> bytes:

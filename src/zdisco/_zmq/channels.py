@@ -37,7 +37,7 @@ from .._turns import Turns
 from .accepted import Accepted
 from .monitor import Handshakes, Monitor, MonitorEvent, SocketEvent
 from .options import data_pub, data_send_hwm, data_sub, milliseconds, proxy_pub, proxy_sub
-from .sockets import Socket, ZmqContext, ZmqSocket, bind, connect, disconnect, source_fd
+from .sockets import BATCH, Socket, ZmqContext, ZmqSocket, bind, connect, disconnect, source_fd
 
 _ENDED = SocketEvent.DISCONNECTED | SocketEvent.CLOSED
 _TRYING = SocketEvent.CONNECT_RETRIED | SocketEvent.CONNECT_DELAYED | SocketEvent.CONNECTED
@@ -282,6 +282,8 @@ class ZmqDataChannel(DataChannel):
         self._down: set[Endpoint] = set()
         """Those whose connection has ended, or did not come about, since it was last tried."""
         self._drains: dict[Endpoint, _Drain] = {}
+        self._limit = 1
+        """Frames to read at once."""
         self._waits = config.overflow is Overflow.WAIT
         self._hwm = data_send_hwm(config)
         self._turns = Turns("peer")
@@ -307,26 +309,33 @@ class ZmqDataChannel(DataChannel):
             self._listener = None
 
     async def _read_sub(self) -> None:
-        socket = self._sub.socket
         while True:
-            await anyio.lowlevel.checkpoint()
-            now = current_time() if self._drains else 0.0
-            # Decided before the read: what it finds, or does not find, counts for these only.
-            ripe = [endpoint for endpoint in self._drains if self._ripe_at(endpoint) <= now]
-            frames = socket.receive_nowait()
-            for endpoint, drain in self._drains.items():
-                drain.count(frames, now)
-                drain.others *= endpoint in ripe
-            if frames and self._listener is not None:
-                self._listener.data_frames(frames)
-            for endpoint in ripe:
-                self._settle(endpoint, socket.drained, now)
-            if socket.drained:
+            if self._read_sub_once():
                 await self._wait_sub()
+            else:
+                await anyio.lowlevel.checkpoint()
+
+    def _read_sub_once(self) -> bool:
+        """Read some frames and tell them; returns whether no more were there."""
+        socket = self._sub.socket
+        now = current_time() if self._drains else 0.0
+        # Decided before the read: what it finds, or does not find, counts for these only.
+        ripe = [endpoint for endpoint in self._drains if self._ripe_at(endpoint) <= now]
+        frames = socket.receive_nowait(self._limit)
+        for endpoint, drain in self._drains.items():
+            drain.count(frames, now)
+            drain.others *= endpoint in ripe
+        if frames and self._listener is not None:
+            # Many messages may share a frame. In one turn no more come than a reader takes in one.
+            messages = self._listener.data_frames(frames)
+            self._limit = max(1, BATCH * len(frames) // max(messages, len(frames)))
+        for endpoint in ripe:
+            self._settle(endpoint, socket.drained, now)
+        return socket.drained
 
     async def _wait_sub(self) -> None:
         if not self._drains:
-            await self._sub.socket.wait()
+            await self._sub.socket.wait(self._read_sub_once)
             return
         with anyio.CancelScope(deadline=min(map(self._ripe_at, self._drains))):
             await self._sub.socket.wait()

@@ -28,7 +28,7 @@ import zmq
 
 from .._core.errors import BindError, ClosedError, InvalidEndpoint, SocketLimitError
 from .._core.model import Endpoint
-from .._loops import asyncio_loop, call_soon, outlast
+from .._loops import asyncio_loop, callback_context, outlast, soon
 
 if TYPE_CHECKING:
     import asyncio
@@ -52,29 +52,44 @@ BATCH = 256
 
 
 class _Waiter(Protocol):
-    async def wait(self) -> None: ...
+    async def wait(self, read: Callable[[], bool] | None) -> None: ...
     def wake(self) -> None: ...
 
 
 class _LoopWaiter:
     """Waits with a reader of the event loop, registered only while somebody waits: else the loop would spin."""
 
-    __slots__ = ("_fd", "_future", "_loop")
+    __slots__ = ("_context", "_fd", "_future", "_loop", "_read")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int) -> None:
         self._loop = loop
         self._fd = fd
+        self._context = callback_context()
+        self._read: Callable[[], bool] | None = None
         self._future: asyncio.Future[None] | None = None
 
-    async def wait(self) -> None:
+    async def wait(self, read: Callable[[], bool] | None) -> None:
         # A wait that has a future has a reader. Never remove one without the other: after a
         # close the number of the descriptor may be somebody else's.
-        self._loop.add_reader(self._fd, self.wake)
+        self._read = read
+        self._loop.add_reader(self._fd, self.wake if read is None else self._try_read)
         self._future = future = self._loop.create_future()
         try:
             await future
         finally:
             self._disarm()
+
+    def _try_read(self) -> None:
+        assert self._read is not None
+        try:
+            is_done = self._context.run(self._read)
+        except Exception as error:  # noqa: BLE001  whoever waits raises it
+            if (future := self._future) is not None and not future.done():
+                future.set_exception(error)
+            self._disarm()
+        else:
+            if not is_done:
+                self.wake()
 
     def wake(self) -> None:
         future = self._future
@@ -100,7 +115,7 @@ class _ScopeWaiter:
         self._fd = fd
         self._scope: anyio.CancelScope | None = None
 
-    async def wait(self) -> None:
+    async def wait(self, read: Callable[[], bool] | None) -> None:
         self._scope = anyio.CancelScope()
         try:
             with self._scope, suppress(anyio.ClosedResourceError):
@@ -265,8 +280,12 @@ class Socket:
         self.drained = False
         return frame
 
-    async def wait(self) -> None:
+    async def wait(self, read: Callable[[], bool] | None = None) -> None:
         """Wait until something may be there to read, or `wake` is called. Read until ``drained`` first.
+
+        Args:
+            read: Called by asyncio when something may be there, instead of waking who waits, which takes longer.
+                Returns whether it has read until ``drained``: then the wait goes on. What it raises is raised here.
 
         Raises:
             ClosedError: If the socket is, or gets, closed.
@@ -283,7 +302,7 @@ class Socket:
                 self._waiter = _make_waiter(self._fd)
             self._waiting = True
             try:
-                await self._waiter.wait()
+                await self._waiter.wait(read)
             finally:
                 self._waiting = False
         self._woken = False
@@ -328,7 +347,7 @@ class Socket:
         """Schedule one re-check of EVENTS for this turn of the event loop, if a reader waits."""
         if self._waiting and not self._checking:
             self._checking = True
-            call_soon(self._check)
+            soon()(self._check)
 
     def post(self, frame: bytes) -> bool:
         """Send one frame as `send_nowait` does, and look after no edge: call `posted` in the next turn of the loop.

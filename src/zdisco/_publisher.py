@@ -1,0 +1,308 @@
+"""Messages of the application on their way out: each in a frame of its own, or in packs where many come at once.
+
+Rule 1: everything leaves in the order in which it was given. Whatever else is sent, the open pack goes first.
+
+Rule 2: only a flood is packed. The first messages of a turn of the event loop go at once; so do
+those that come slowly. A pack leaves when it is full, and at the end of the turn in any case.
+
+Rule 3: what is in a pack is published: it has its number, and its publisher went on. So a pack
+waits for no room. It gets past a full queue, as control frames do, and the next message of its
+topic goes alone, and waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import anyio.lowlevel
+
+from ._arguments import payload_bytes
+from ._core.config import PeerConfig
+from ._core.envelope import check_name, check_topic
+from ._core.errors import ClosedError
+from ._core.events import PeerEvent, PeerGone, PeerJoined
+from ._core.model import Overflow, PeerId
+from ._core.publications import Publication
+from ._driver import Driver
+from ._loops import current_time, soon
+
+_TURN = 256
+"""Messages that a publisher sends before it lets others run ..."""
+_TURN_TIME = 0.002
+"""... and seconds."""
+_OVER = float("-inf")
+_SINGLES = 8
+"""Messages of a turn that are no flood yet."""
+_EXTRA = 64
+"""Bytes that each message takes in a pack beside its own, so that tiny ones are bounded, too."""
+_NO_NAME: Any = object()
+
+
+class Publisher:
+    """Sends messages, and lets others run where there are many.
+
+    Args:
+        driver: Has the channel and the topics.
+        config: The numbers of the peer.
+        check: Called at the beginning of each turn; raises if nothing can be published.
+    """
+
+    def __init__(self, driver: Driver, config: PeerConfig, check: Callable[[], object]) -> None:
+        self._driver = driver
+        self._check = check
+        self._data = driver.data
+        self._post = driver.data.publish
+        self._clock = driver.data.clock
+        self._call_soon = soon()
+        self._publications = driver.core.roster.publications
+        self._topics = self._publications.topics
+        self._has_turn = False
+        """Whether something was published in this turn of the event loop."""
+        self._due = _OVER
+        """Until when whoever publishes may go on in it."""
+        self._turn = 0
+        """How many messages have left, or are in closed packs."""
+        self._singles = _SINGLES
+        """How many messages of this turn go alone."""
+        self._flooded = _OVER
+        """When the latest turn ended that was full."""
+        self._size = self._pack_size = config.pack_size
+        """The latter; 0 while a peer is joined that could not read a pack."""
+        self._classic: set[PeerId] = set()
+        self._packing: Publication | None = None
+        """Whose pack is open ..."""
+        self._name: str = _NO_NAME
+        """... its topic, unless it is a group's ..."""
+        self._room = 0
+        """... the bytes that it still has room for ..."""
+        self._append: Callable[[bytes], None] = _refuse
+        """... and what puts a payload into it."""
+        self._packs: list[tuple[Publication, bytes]] = []
+        """Those that were closed in this turn. They leave together: each frame alone would wake the I/O thread."""
+        self._blocked: set[Publication] = set()
+        """Those whose last packs had to get past a full queue."""
+        # Such frames have as much room again as the queue. Half of it is for control frames.
+        self._most_blocked = config.send_hwm // (2 * _TURN) if config.overflow is Overflow.WAIT else 1
+
+    # Messages
+
+    def take(self, topic: str, payload: bytes, retain: bool) -> bool:
+        """Put a message into the open pack if there is nothing else to do: the case that comes again and again."""
+        if topic == self._name and type(payload) is bytes and not retain and self._clock() <= self._due:
+            room = self._room - len(payload) - _EXTRA
+            if room >= 0:
+                self._room = room
+                self._append(payload)
+                return True
+        return False
+
+    async def publish(self, topic: str, payload: bytes, retain: bool) -> None:
+        """See `Peer.publish`."""
+        await self._take_turn()
+        if not self._publish(topic, payload, retain):
+            await self._when_writable(partial(self._publish, topic, payload, retain))
+
+    def publish_nowait(self, topic: str, payload: bytes, retain: bool) -> bool:
+        """See `Peer.publish_nowait`."""
+        self._keep_turn()
+        return self._publish(topic, payload, retain)
+
+    async def publish_many(self, topic: str, payloads: Iterable[bytes]) -> None:
+        """See `Peer.publish_many`."""
+        left = iter(payloads)
+        while chunk := list(islice(left, _TURN)):
+            await self._next_turn()
+            if len(chunk) > 1:
+                self._singles = 0
+            sent = self._publish_chunk(topic, chunk)
+            for payload in chunk[sent:]:
+                if not self._publish(topic, payload, False):
+                    await self._when_writable(partial(self._publish, topic, payload, False))
+
+    async def publish_group(self, group: str, payload: bytes) -> None:
+        """See `Peer.publish_group`."""
+        await self._take_turn()
+        if not self._publish_to_group(group, payload):
+            await self._when_writable(partial(self._publish_to_group, group, payload))
+
+    async def send(self, make: Callable[[], bytes]) -> None:
+        """Send the frame that ``make`` makes in the step in which it leaves."""
+        await self._take_turn()
+        if not self._send_frame(make):
+            await self._when_writable(partial(self._send_frame, make))
+
+    def _publish(self, topic: str, payload: bytes, retain: bool) -> bool:
+        """Send a message if it need not wait."""
+        if type(payload) is not bytes:
+            payload = payload_bytes(payload)
+        publication = self._topics.get(topic) if type(topic) is str else None
+        if publication is None or not publication.is_active:
+            publication = self._publication(topic)
+        return self._send(publication, payload, topic, retain)
+
+    def _publish_chunk(self, topic: str, payloads: Sequence[bytes]) -> int:
+        """Send messages as long as none has to wait; returns how many were sent."""
+        for sent, payload in enumerate(payloads):
+            room = self._room - len(payload) - _EXTRA
+            if topic == self._name and type(payload) is bytes and room >= 0:
+                self._room = room
+                self._append(payload)
+            elif not self._publish(topic, payload, False):
+                return sent
+        return len(payloads)
+
+    def _publish_to_group(self, group: str, payload: bytes) -> bool:
+        return self._send(self._group_publication(group), payload)
+
+    def _send_frame(self, make: Callable[[], bytes]) -> bool:
+        frame = make()
+        self.flush()
+        return self._post(frame)
+
+    def _send(self, publication: Publication, payload: bytes, name: str = _NO_NAME, retain: bool = False) -> bool:
+        """Put a message into a pack, or send it alone; false if it would have to wait."""
+        size = len(payload) + _EXTRA
+        # What fills more than half of a pack shares it with nothing.
+        if self._turn >= self._singles and 2 * size <= self._size and not retain:
+            if self._packing is not publication or self._room < size:
+                self._close_pack()
+            if self._packing is not None or self._open_pack(publication, name):
+                self._room -= size
+                self._append(payload)
+                return True
+        self.flush()
+        self._count(1)
+        frame = publication.frame(payload)
+        if not self._post(frame):
+            return False
+        publication.sent += 1
+        self._blocked.discard(publication)
+        if retain:
+            self._publications.retain(publication, frame)
+        return True
+
+    def _open_pack(self, publication: Publication, name: str) -> bool:
+        """Open a pack, unless who publishes has to wait rather."""
+        if publication in self._blocked or len(self._blocked) >= self._most_blocked:
+            return False
+        self._packing, self._name, self._room = publication, name, self._size
+        self._append = publication.pack.append
+        return True
+
+    def _close_pack(self) -> None:
+        if (publication := self._packing) is not None:
+            self._packing, self._name, self._room = None, _NO_NAME, 0
+            self._count(len(publication.pack))
+            self._packs.append((publication, publication.close_pack()))
+
+    def flush(self) -> None:
+        """Send all packs."""
+        self._close_pack()
+        if not self._packs:
+            return
+        packs, self._packs = self._packs, []
+        try:
+            for publication, frame in packs:
+                if not self._post(frame):
+                    self._blocked.add(publication)
+                    self._data.send(frame)
+        except ClosedError:
+            pass  # whoever publishes next is told
+
+    async def _when_writable(self, publish: Callable[[], bool]) -> None:
+        """Publish as soon as there is room, in the order of coming."""
+        while True:
+            self._check()
+            await self._data.writable()
+            self._keep_turn()
+            if publish():
+                return
+
+    def told(self, event: PeerEvent) -> None:
+        """The roster has changed."""
+        id = event.peer.id
+        if isinstance(event, PeerJoined) and self._driver.core.roster.session_of(id) is None:
+            self._classic.add(id)
+        elif isinstance(event, PeerGone):
+            self._classic.discard(id)
+        self._size = 0 if self._classic else self._pack_size
+
+    def close(self) -> None:
+        """Send what is left; nothing more is published."""
+        self.flush()
+        self._due = _OVER
+
+    # Topics
+
+    def _publication(self, topic: str) -> Publication:
+        """The publication of a topic, which does not rest any more."""
+        self._check()
+        check_topic(topic)  # first: what is none may not even be hashable
+        known = self._topics.get(topic)
+        return self._awake(*(self._publications.add(topic) if known is None else (known, [])))
+
+    def _group_publication(self, group: str) -> Publication:
+        """The same for the messages to a group."""
+        self._check()
+        check_name("group", group)
+        known = self._publications.groups.get(group)
+        return self._awake(*(self._publications.add_group(group) if known is None else (known, [])))
+
+    def _awake(self, publication: Publication, first: Sequence[bytes]) -> Publication:
+        for frame in first:
+            self._driver.send(frame)
+        if not publication.is_active:
+            self._publications.activate(publication, current_time())
+            self._driver.feed([])
+        return publication
+
+    # A turn of the event loop begins with the first message that is published in it, and is looked
+    # after once, not for each message.
+
+    async def _take_turn(self) -> None:
+        """One more message, after others had their turn where this one was long."""
+        if self._clock() > self._due:
+            await self._next_turn()
+
+    async def _next_turn(self) -> None:
+        if self._has_turn:
+            self._note_flood()
+            await anyio.lowlevel.checkpoint()
+        self._begin_turn()
+
+    def _keep_turn(self) -> None:
+        """One more message of who lets nobody else run."""
+        if self._clock() > self._due:
+            self._note_flood()
+            self._begin_turn()
+
+    def _note_flood(self) -> None:
+        if self._turn >= _TURN:
+            self._flooded = self._clock()
+
+    def _begin_turn(self) -> None:
+        self._check()
+        if not self._has_turn:
+            self._has_turn = True
+            self._call_soon(self._end_turn)
+        now = self._clock()
+        self._turn, self._due = 0, now + _TURN_TIME
+        self._singles = 0 if now - self._flooded <= _TURN_TIME else _SINGLES
+
+    def _count(self, messages: int) -> None:
+        self._turn += messages
+        if self._turn >= _TURN:
+            self._due = _OVER
+
+    def _end_turn(self) -> None:
+        self._note_flood()
+        self._has_turn, self._due, self._turn = False, _OVER, 0
+        self.flush()
+        self._data.published()
+
+
+def _refuse(_: bytes) -> None:
+    raise AssertionError("no pack is open")
