@@ -12,7 +12,7 @@ from zdisco._core.config import PeerConfig
 from zdisco._core.model import Overflow, ReconnectStop
 
 SECONDS = [field.name for field in fields(PeerConfig) if field.type in ("float", float)]
-COUNTS = [field.name for field in fields(PeerConfig) if field.type in ("int", int)]
+COUNTS = [field.name for field in fields(PeerConfig) if field.type in ("int", int) and field.name != "pack_size"]
 MAY_BE_ZERO = {"farewell_timeout", "answer_delay_per_peer", "answer_delay_max", "linger", "beacon_jitter"}
 
 
@@ -22,7 +22,7 @@ def config(**values: object) -> PeerConfig:
 
 
 def test_every_field_is_checked() -> None:
-    assert {*SECONDS, *COUNTS, "overflow", "reconnect_stop", "probe_delays"} == {
+    assert {*SECONDS, *COUNTS, "overflow", "pack_size", "reconnect_stop", "probe_delays"} == {
         field.name for field in fields(PeerConfig)
     }
 
@@ -58,7 +58,14 @@ def test_a_count_is_at_least_one_and_fits_an_option_of_libzmq(name: str, value: 
     assert getattr(config(**{name: 1}), name) == 1
 
 
-@pytest.mark.parametrize("name", [*COUNTS, "reconnect_stop"])
+def test_the_sizes_in_a_pack_have_two_bytes() -> None:
+    assert [config(pack_size=value).pack_size for value in (0, 65_535)] == [0, 65_535]
+    for value in (-1, 65_536):
+        with pytest.raises(ValueError, match="pack_size"):
+            config(pack_size=value)
+
+
+@pytest.mark.parametrize("name", [*COUNTS, "pack_size", "reconnect_stop"])
 @pytest.mark.parametrize("value", [1.5, "1", None, True])
 def test_a_count_is_a_whole_number(name: str, value: object) -> None:
     with pytest.raises(TypeError, match=name):

@@ -35,7 +35,7 @@ async def totals(child: Child, topics: int) -> dict[str, dict[str, Any]]:
 async def test_a_stopped_reader_is_told_of_every_loss_and_costs_the_others_nothing(proxy: Proxy) -> None:
     published = Counter[str]()
     async with (
-        Peer(proxy.endpoint, name="publisher") as publisher,
+        Peer(proxy.endpoint, name="publisher", config=PeerConfig(send_hwm=500)) as publisher,
         children(proxy.endpoint, ("--name", "stopped"), ("--name", "other")) as (stopped, other),
     ):
         for child in (stopped, other):

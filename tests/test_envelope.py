@@ -37,8 +37,10 @@ from zdisco._core.envelope import (
     group_topic,
     inbox,
     marker,
+    pack_frame,
     parse_subscription,
     split,
+    unpack,
 )
 from zdisco._core.errors import MalformedMessage
 
@@ -215,10 +217,39 @@ def test_a_frame_without_our_whole_header_is_foreign(frame: bytes, topic: bytes)
     assert split(frame) == ForeignFrame(topic, frame)
 
 
-@pytest.mark.parametrize("kind", [*list(Kind)[2:], 11, 255])
+@pytest.mark.parametrize("kind", [*(kind for kind in Kind if kind not in (Kind.DATA, Kind.TAIL, Kind.PACK)), 12, 255])
 def test_a_data_frame_of_another_kind_is_malformed(kind: Any) -> None:
     with pytest.raises(MalformedMessage, match=f"kind {int(kind)}"):
         split(data_frame(data_prefix(b"eur", ID, SESSION, 5), kind, 1, b""))
+
+
+def test_the_bytes_of_a_pack() -> None:
+    frame = pack_frame(data_prefix(b"eur", ID, SESSION, 5), 7, [b"", b"1.08"])
+    expected = b"eur\0".hex() + HEADER_OF_STREAM + "0b" + "0000000000000007" + "0002" + "0000" + "0004" + "312e3038"
+    assert frame.hex() == expected
+
+
+@given(st.lists(payloads, min_size=1, max_size=20), u64)
+def test_what_was_packed_is_unpacked(packed: list[bytes], first: int) -> None:
+    frame = pack_frame(data_prefix(b"eur", ID, SESSION, 5), first, packed)
+    parts = split(frame)
+    assert isinstance(parts, DataFrame)
+    assert (parts.kind, parts.sequence) == (Kind.PACK, first)
+    assert unpack(frame, len(frame) - len(parts.payload)) == packed
+    for size in range(len(frame) - len(parts.payload), len(frame)):
+        with pytest.raises(MalformedMessage):
+            unpack(frame[:size], len(frame) - len(parts.payload))
+    with pytest.raises(MalformedMessage):
+        unpack(frame + b"x", len(frame) - len(parts.payload))
+
+
+@given(st.binary(max_size=60))
+@example(b"\0\0")
+def test_any_pack_has_messages_that_fill_it_or_is_malformed(body: bytes) -> None:
+    with suppress(MalformedMessage):
+        packed = unpack(body, 0)
+        assert packed
+        assert 2 + sum(2 + len(payload) for payload in packed) == len(body)
 
 
 @pytest.mark.parametrize("topic", [ALL, inbox(ID)])

@@ -519,7 +519,7 @@ async def test_a_data_frame_that_is_cut_off_behind_its_prefix() -> None:
         await other.wait_for(1, timeout=TIMEOUT)
         await other.publish("t", b"1")
         await first(aiter(messages))
-        prefix = other._topics["t"].prefix
+        prefix = other._opened.core.roster.publications.topics["t"].prefix
         for end in range(len(prefix), len(prefix) + NUMBER.size):
             other._opened.data.send((prefix + NUMBER.pack(0, 2))[:end])
         other._opened.data.send(prefix + NUMBER.pack(9, 2))

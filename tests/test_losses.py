@@ -39,7 +39,7 @@ JUMPING = pytest.mark.parametrize(
 pytestmark = [pytest.mark.anyio, JUMPING]
 
 PROXY = "tcp://127.0.0.1:5555"
-SMALL = PeerConfig(send_hwm=10)
+SMALL = PeerConfig(send_hwm=10, pack_size=0)
 
 
 @asynccontextmanager
@@ -194,7 +194,7 @@ async def test_received_and_told_is_what_was_published_whatever_happens_to_the_l
     random = Random(seed)
     net = MemoryNetwork(latency=lambda: 0.02 * random.random() ** 3)
     async with (
-        pair(net, PeerConfig(send_hwm=20, stream_capacity=15)) as (publisher, subscriber),
+        pair(net, PeerConfig(send_hwm=20, stream_capacity=15, pack_size=400 * (seed % 2))) as (publisher, subscriber),
         subscriber.subscribe("", losses=True) as wide,
         subscriber.subscribe("t.a", losses=True, overflow="drop-newest") as narrow,
     ):
@@ -376,7 +376,7 @@ async def test_a_topic_may_be_a_text_of_a_kind_of_its_own() -> None:
         for number in range(1, 4):
             await publisher.publish(Topic.EUR, b"%d" % number, retain=True)
         assert numbers(await within(0.5, messages)) == [1, 2, 3]
-        assert len(publisher._topics) == 1
+        assert len(publisher._opened.core.roster.publications.topics) == 1
 
 
 async def test_a_payload_that_is_none_leaves_no_topic_behind() -> None:
@@ -384,7 +384,7 @@ async def test_a_payload_that_is_none_leaves_no_topic_behind() -> None:
     async with pair(net) as (publisher, _):
         with pytest.raises(TypeError, match="payload"):
             await publisher.publish("t", "text")  # type: ignore[arg-type]
-        assert not publisher._topics
+        assert not publisher._opened.core.roster.publications.topics
 
 
 async def test_a_confirmation_that_was_lost_while_a_peer_joined_is_asked_for_again(

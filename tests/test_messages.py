@@ -22,6 +22,7 @@ from zdisco._core.envelope import (
     TopicNumber,
     data_frame,
     data_prefix,
+    pack_frame,
 )
 from zdisco._core.events import MessagesLost
 from zdisco._core.interests import Interests
@@ -78,6 +79,11 @@ def frame(topic: bytes, sequence: int, kind: int = Kind.DATA) -> bytes:
     made = data_frame(data_prefix(topic, ID, SESSION, 0), Kind.DATA, sequence, b"%d" % sequence)
     at = len(topic) + 27
     return made[:at] + bytes([kind]) + made[at + 1 :]
+
+
+def pack(topic: bytes, first: int, count: int) -> bytes:
+    numbers = range(first, first + count)
+    return pack_frame(data_prefix(topic, ID, SESSION, 0), first, [b"%d" % number for number in numbers])
 
 
 def shown(stream: MessageStream[Received]) -> list[int]:
@@ -189,6 +195,53 @@ def test_a_number_that_goes_back_is_counted_and_the_message_delivered() -> None:
     reader.subscriptions.deliver([frame(b"t", 1), frame(b"t", 9), frame(b"t", 2), frame(b"t", 3)])
     assert shown(stream) == [1, -7, 9, 2, 3]
     assert reader.drops == {Drop.STALE_NUMBER: 1}
+
+
+# Packs
+
+
+def test_the_messages_of_a_pack_come_as_if_each_had_a_frame() -> None:
+    reader, stream = joined()
+    other = reader.subscribe(b"t", tells=False)
+    reader.confirm()
+    frames = [pack(b"t", 1, 3), frame(b"t", 4), pack(b"t", 5, 1), pack(b"u", 1, 2), pack(b"t", 6, 2)]
+    assert reader.subscriptions.deliver(frames) == 9
+    assert shown(stream) == [1, 2, 3, 4, 5, 1, 2, 6, 7]
+    assert shown(other) == [1, 2, 3, 4, 5, 6, 7]
+    assert not reader.losses
+    assert not reader.drops
+
+
+def test_a_pack_that_is_missing_is_a_loss_of_all_of_its_messages() -> None:
+    reader, stream = joined()
+    reader.subscriptions.deliver([pack(b"t", 1, 3), pack(b"t", 10, 2), frame(b"t", 14), frame(b"t", 15, Kind.TAIL)])
+    assert shown(stream) == [1, 2, 3, -6, 10, 11, -2, 14, -1]
+    assert [loss.count for loss in reader.losses] == [6, 2, 1]
+
+
+def test_a_first_pack_that_comes_late_is_missed_from_the_first_number_on() -> None:
+    reader, stream = joined()
+    reader.subscriptions.deliver([pack(b"t", 4, 2)])
+    assert shown(stream) == [-3, 4, 5]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_pack_that_is_none_is_counted_and_its_messages_told_lost(is_first: bool) -> None:
+    reader, stream = joined()
+    whole = pack(b"t", 3, 2)
+    before = [] if is_first else [pack(b"t", 1, 2)]
+    assert reader.subscriptions.deliver([*before, whole[:-1], pack(b"t", 5, 1)]) == (2 if is_first else 4)
+    assert shown(stream) == ([-4, 5] if is_first else [1, 2, -2, 5])
+    assert reader.drops == {Drop.MALFORMED_CONTROL: 1}
+
+
+def test_a_slow_reader_loses_the_oldest_messages_of_packs() -> None:
+    reader = Reader()
+    stream = reader.subscribe(capacity=4)
+    reader.confirm()
+    reader.subscriptions.deliver([pack(b"t", 1, 3), pack(b"t", 4, 3)])
+    assert (stream.dropped, shown(stream)) == (2, [-2, 3, 4, 5, 6])
+    assert reader.drops == {Drop.STREAM_FULL: 2}
 
 
 def test_overlapping_subscriptions_get_each_message_once_and_each_loss_that_is_theirs() -> None:
@@ -341,7 +394,7 @@ def test_a_paused_stream_takes_nothing_until_all_was_read() -> None:
     reader = Reader()
     stream = reader.subscribe(capacity=2, overflow=StreamOverflow.PAUSE)
     reader.confirm()
-    deliver: Callable[..., None] = lambda *numbers: reader.subscriptions.deliver([frame(b"t", n) for n in numbers])  # noqa: E731
+    deliver: Callable[..., object] = lambda *numbers: reader.subscriptions.deliver([frame(b"t", n) for n in numbers])  # noqa: E731
     deliver(1, 2, 3)
     got = _take_one(stream)
     deliver(4)

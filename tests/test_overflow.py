@@ -48,8 +48,9 @@ class Listener:
     def subscribed(self, topic: bytes) -> None:
         self.topics.append(topic)
 
-    def data_frames(self, frames: Sequence[bytes]) -> None:
+    def data_frames(self, frames: Sequence[bytes]) -> int:
         self.frames += frames
+        return len(frames)
 
     def observed(self, event: MonitorEvent) -> None:
         self.events.append(event)

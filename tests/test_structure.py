@@ -52,6 +52,7 @@ ORDER = [
     "_streams",
     "_messages",
     "_driver",
+    "_publisher",
     "_requests",
     "_services",
     "_proxy",

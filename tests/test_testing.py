@@ -37,10 +37,11 @@ class Recorder:
         self.batches: list[int] = []
         self.sockets: list[MonitorEvent] = []
 
-    def data_frames(self, frames: Sequence[bytes]) -> None:
+    def data_frames(self, frames: Sequence[bytes]) -> int:
         self.frames += frames
         self.batches.append(len(frames))
         self.told += [("frame", frame) for frame in frames]
+        return len(frames)
 
     def proxy_frames(self, proxy: Endpoint, frames: Sequence[bytes]) -> None:
         self.data_frames(frames)

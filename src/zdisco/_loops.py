@@ -69,6 +69,54 @@ def _run_soon(trio_token: Any, function: Callable[[], object]) -> None:
     trio_token.run_sync_soon(function, idempotent=True)
 
 
+class Arrival:
+    """Something that tasks wait for again and again, in one event loop."""
+
+    __slots__ = ("_events", "_futures", "_loop")
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # A future is all that an event of asyncio has inside, and is awaited in half the time.
+        self._futures: list[asyncio.Future[None]] = []
+        self._events: list[anyio.Event] = []
+
+    async def wait(self) -> None:
+        """Wait until `tell` is called. Cancellation: safe."""
+        if self._loop is None:
+            self._loop = asyncio_loop()
+            if self._loop is None:
+                await self._wait_for_event()
+                return
+        future = self._loop.create_future()
+        self._futures.append(future)
+        try:
+            await future
+        finally:
+            if future in self._futures:
+                self._futures.remove(future)
+
+    async def _wait_for_event(self) -> None:
+        event = anyio.Event()
+        self._events.append(event)
+        try:
+            await event.wait()
+        finally:
+            if event in self._events:
+                self._events.remove(event)
+
+    def tell(self) -> None:
+        """Let all who wait go on."""
+        if self._futures:
+            futures, self._futures = self._futures, []
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+        elif self._events:
+            events, self._events = self._events, []
+            for event in events:
+                event.set()
+
+
 def callback_context() -> Context:
     """A context in which a callback of asyncio may use anyio, which looks for a task, or for what sniffio was told."""
     context = copy_context()

@@ -101,7 +101,8 @@ class MessageStream(Stream[M]):
                     return self._pop()
                 except IndexError:
                     pass
-        return await super().__anext__()
+        await self._ready()
+        return self._take_note() if self._has_note() else self._pop()
 
     async def aclose(self) -> None:
         """Close the stream; what waits in it is dropped. Idempotent. Cancellation: safe; it is closed all the same."""

@@ -463,6 +463,10 @@ class Peer:
         subscribed to, until it reads again or its connection ends. Those who wait try again in the
         order in which they came.
 
+        The first messages that are published in a turn of the event loop leave at once. Those of a flood
+        share frames (``pack_size``), which leave at the end of the turn, at the latest 2 ms after its
+        beginning if something is published then.
+
         Args:
             topic: Text without NUL.
             payload: Any bytes.

@@ -84,7 +84,8 @@ class Publisher:
         """Those that were closed in this turn. They leave together: each frame alone would wake the I/O thread."""
         self._blocked: set[Publication] = set()
         """Those whose last packs had to get past a full queue."""
-        # Such frames have as much room again as the queue. Half of it is for control frames.
+        # Such frames have as much room again as the queue. A turn has no more packs than half of its
+        # messages, so this leaves three quarters of the room to control frames.
         self._most_blocked = config.send_hwm // (2 * _TURN) if config.overflow is Overflow.WAIT else 1
 
     # Messages

@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 from weakref import WeakSet
 
-import anyio
 import anyio.lowlevel
+
+from ._loops import Arrival
 
 T = TypeVar("T")
 
@@ -34,7 +35,8 @@ class Stream(Generic[T]):
         self._taken = 0
         self._noted = 0
         self._is_closed = False
-        self._arrived: anyio.Event | None = None
+        self._arrival = Arrival()
+        self._wake = self._arrival.tell
         self.dropped = 0
         """How many items were dropped because the reader was too slow."""
 
@@ -59,9 +61,7 @@ class Stream(Generic[T]):
             if self._is_closed:
                 raise self._no_more()
             self._taken = 0
-            if self._arrived is None:
-                self._arrived = anyio.Event()
-            await self._arrived.wait()
+            await self._arrival.wait()
 
     def _has_note(self) -> bool:
         """Whether the reader is to be told of what was dropped before it gets the next item."""
@@ -109,11 +109,6 @@ class Stream(Generic[T]):
             self.dropped += excess
         self._wake()
         return max(excess, 0)
-
-    def _wake(self) -> None:
-        if self._arrived is not None:
-            self._arrived.set()
-            self._arrived = None
 
     def _end(self) -> None:
         """Let the reader take what waits, then end."""

@@ -17,10 +17,11 @@ prefetches a frame, and a disconnect after that may end the process, too.
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -46,7 +47,8 @@ _CANNOT_BIND = {
     errno.EADDRNOTAVAIL: "this machine does not have that address",
 }
 _DONTWAIT = int(zmq.DONTWAIT)
-"""As a plain number: reading the enum's value costs as much as half a receive."""
+_POLLIN = int(zmq.POLLIN)
+"""As plain numbers: reading the enum's value costs as much as half a receive."""
 BATCH = 256
 """Frames that a reader takes before it lets others run."""
 
@@ -106,8 +108,26 @@ class _LoopWaiter:
                 self._loop.remove_reader(self._fd)
 
 
+class _TrioWaiter:
+    """Waits with a call of trio; a wait has begun when the call has."""
+
+    __slots__ = ("_fd", "_trio")
+
+    def __init__(self, trio: Any, fd: int) -> None:
+        self._trio = trio
+        self._fd = fd
+
+    async def wait(self, _: Callable[[], bool] | None) -> None:
+        with suppress(self._trio.ClosedResourceError):
+            await self._trio.lowlevel.wait_readable(self._fd)
+
+    def wake(self) -> None:
+        # Takes the descriptor out of the poll set at once, so that it may be closed now.
+        self._trio.lowlevel.notify_closing(self._fd)
+
+
 class _ScopeWaiter:
-    """Waits with a call of anyio: trio, and event loops that know no readers."""
+    """Waits with a call of anyio: event loops that know no readers."""
 
     __slots__ = ("_fd", "_scope")
 
@@ -140,7 +160,7 @@ def _make_waiter(fd: int) -> _Waiter:
         except NotImplementedError:
             return _ScopeWaiter(fd)
         return _LoopWaiter(loop, fd)
-    return _ScopeWaiter(fd)
+    return _TrioWaiter(sys.modules["trio"], fd)
 
 
 def source_fd(frame: zmq.Frame) -> int | None:
@@ -373,7 +393,7 @@ class Socket:
         if self.closed or not self._waiting:
             return
         try:
-            readable = bool(int(self.zmq.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+            readable = bool(int(self.zmq.getsockopt(zmq.EVENTS)) & _POLLIN)
         except zmq.ZMQError:
             readable = True  # the context was terminated: let the reader find out
         if readable:

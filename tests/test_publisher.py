@@ -1,0 +1,314 @@
+"""What leaves together and what alone, and in which order: with a channel that takes what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from trio.testing import MockClock
+
+from zdisco import Peer, PeerConfig, Proxy
+from zdisco._core.envelope import ControlFrame, DataFrame, Kind, split, unpack
+from zdisco._publisher import _SINGLES, _TURN, _TURN_TIME
+from zdisco.testing import MemoryNetwork, new_jumping_loop
+
+PROXY = "tcp://127.0.0.1:5555"
+JUMPING = pytest.mark.parametrize(
+    "anyio_backend",
+    [
+        pytest.param(("trio", {"clock": MockClock(autojump_threshold=0)}), id="trio-jumping"),
+        pytest.param(("asyncio", {"loop_factory": new_jumping_loop}), id="asyncio-jumping"),
+    ],
+)
+pytestmark = pytest.mark.anyio
+
+FLOOD = 100
+"""Messages of one turn: so many that most are packed."""
+
+
+class Wire:
+    """What a peer gave to its data channel, frame by frame."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.frames: list[bytes] = []
+        self.is_full = False
+        """Whether data finds no room."""
+        self.time = 0.0
+        channel, publisher = peer._opened.data, peer._publishing
+        self._post, self._send = channel.publish, channel.send
+        publisher._post, publisher._data.send, publisher._clock = self.post, self.send, lambda: self.time  # type: ignore[method-assign]
+
+    def post(self, frame: bytes) -> bool:
+        if self.is_full:
+            return False
+        self.frames.append(frame)
+        return self._post(frame)
+
+    def send(self, frame: bytes) -> None:
+        self.frames.append(frame)
+        self._send(frame)
+
+    def shapes(self) -> list[tuple[str, int]]:
+        """What left since the last call: the topic and how many messages, or the kind of another frame and 0."""
+        frames, self.frames = self.frames, []
+        return [shape(frame) for frame in frames]
+
+
+def shape(frame: bytes) -> tuple[str, int]:
+    parts = split(frame)
+    if isinstance(parts, DataFrame) and parts.kind is Kind.DATA:
+        return parts.topic.decode(errors="replace"), 1
+    if isinstance(parts, DataFrame) and parts.kind is Kind.PACK:
+        return parts.topic.decode(errors="replace"), len(unpack(frame, len(frame) - len(parts.payload)))
+    assert isinstance(parts, DataFrame | ControlFrame)
+    return parts.kind.name, 0
+
+
+def messages(shapes: list[tuple[str, int]], topic: str = "t") -> int:
+    return sum(count for name, count in shapes if name == topic)
+
+
+@asynccontextmanager
+async def wired(net: MemoryNetwork | None = None, **config: Any) -> AsyncIterator[tuple[Peer, Peer, Wire]]:
+    """A publisher whose frames are seen, and another peer."""
+    net = net or MemoryNetwork()
+    async with (
+        net.proxy(),
+        Peer(PROXY, network=net, config=PeerConfig(**config)) as publisher,
+        Peer(PROXY, network=net) as other,
+    ):
+        await publisher.wait_for(1)
+        await other.wait_for(1)
+        await anyio.sleep(2)  # link messages that are repeated
+        yield publisher, other, Wire(publisher)
+
+
+async def publish(peer: Peer, topic: str, count: int, size: int = 10) -> None:
+    for _ in range(count):
+        await peer.publish(topic, bytes(size))
+
+
+@JUMPING
+async def test_single_messages_leave_at_once_in_frames_of_their_own() -> None:
+    async with wired() as (publisher, _, wire):
+        for number in range(1, 4):
+            await publisher.publish("t", b"")
+            assert wire.shapes() == [("t", 1)], number
+            await anyio.sleep(0.001)
+
+
+@JUMPING
+async def test_what_follows_in_the_same_turn_leaves_in_packs_at_its_end() -> None:
+    async with wired(pack_size=20 * (64 + 10)) as (publisher, _, wire):
+        await publish(publisher, "t", _SINGLES + 50)
+        assert wire.shapes() == [("t", 1)] * _SINGLES
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        assert wire.shapes() == [("t", 20), ("t", 20), ("t", 10)]
+
+
+@JUMPING
+async def test_a_flood_has_no_single_messages_and_lets_others_run() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with wired() as (publisher, _, wire), anyio.create_task_group() as tasks:
+        tasks.start_soon(others)
+        await publish(publisher, "t", 10 * _TURN)
+        tasks.cancel_scope.cancel()
+        await anyio.sleep(0.01)
+        assert turns >= 8
+        shapes = [shape for shape in wire.shapes() if shape[0] == "t"]
+        assert messages(shapes) == 10 * _TURN
+        assert shapes.count(("t", 1)) <= _SINGLES + 10
+
+
+@JUMPING
+async def test_messages_that_come_slowly_leave_at_once_although_nobody_else_runs() -> None:
+    async with wired() as (publisher, _, wire):
+        for _ in range(FLOOD):
+            await publisher.publish("t", b"")
+            assert wire.shapes() == [("t", 1)]
+            wire.time += 2 * _TURN_TIME / _SINGLES
+        for _ in range(FLOOD):
+            assert publisher.publish_nowait("t", b"")
+            assert wire.shapes() == [("t", 1)]
+            wire.time += 2 * _TURN_TIME / _SINGLES
+
+
+@JUMPING
+async def test_a_pack_is_not_kept_for_who_is_slow_to_go_on() -> None:
+    async with wired() as (publisher, _, wire):
+        for _ in range(_SINGLES + 3):
+            publisher.publish_nowait("t", b"")
+        assert wire.shapes() == [("t", 1)] * _SINGLES
+        wire.time += 2 * _TURN_TIME
+        publisher.publish_nowait("t", b"")
+        assert wire.shapes() == [("t", 3), ("t", 1)]
+
+
+@JUMPING
+@pytest.mark.parametrize("how", ["other topic", "group", "direct", "retained", "large"])
+async def test_whatever_comes_next_leaves_behind_the_open_pack(how: str) -> None:
+    async with wired() as (publisher, other, wire):
+        await publish(publisher, "t", _SINGLES + 5)
+        wire.shapes()
+        match how:
+            case "other topic":
+                publisher.publish_nowait("u", b"")
+                expected = ("u", 1)
+            case "group":
+                await publisher.publish_group("g", b"")
+                expected = ("\N{REPLACEMENT CHARACTER}g", 1)
+            case "direct":
+                await publisher.send(other.me, b"")
+                expected = ("DIRECT", 0)
+            case "retained":
+                publisher.publish_nowait("t", b"", retain=True)
+                expected = ("t", 1)
+            case _:
+                publisher.publish_nowait("t", bytes(5000))
+                expected = ("t", 1)
+        await anyio.sleep(0.01)
+        assert wire.shapes() == [("t", 5), expected]
+
+
+@JUMPING
+async def test_a_subscriber_is_confirmed_behind_what_was_published_before() -> None:
+    async with wired() as (publisher, other, wire):
+        got: list[bytes] = []
+        async with other.subscribe("t", losses=True) as stream:
+            wire.shapes()
+            for number in range(_SINGLES + 5):
+                publisher.publish_nowait("t", b"%d" % number)
+            # What the core says now says that these were published.
+            publisher._opened.feed(publisher._opened.core.leave(anyio.current_time()))
+            kinds = [name for name, _ in wire.shapes()]
+            assert kinds.index("t") < kinds.index("FAREWELL")
+            assert kinds.count("t") == _SINGLES + 1
+            async for message in stream:
+                assert not hasattr(message, "count"), "nothing was lost"
+                got.append(message.payload)
+                if len(got) == _SINGLES + 5:
+                    break
+        assert got == [b"%d" % number for number in range(_SINGLES + 5)]
+
+
+@JUMPING
+async def test_without_packs_each_message_has_a_frame() -> None:
+    async with wired(pack_size=0) as (publisher, _, wire):
+        await publish(publisher, "t", FLOOD)
+        await publisher.publish_many("t", [b""] * FLOOD)
+        await anyio.sleep(0.01)
+        assert [shape for shape in wire.shapes() if shape[0] == "t"] == [("t", 1)] * 2 * FLOOD
+
+
+@JUMPING
+async def test_messages_that_share_a_turn_with_their_group_are_packed_too() -> None:
+    async with wired() as (publisher, _, wire):
+        for _ in range(FLOOD):
+            await publisher.publish_group("g", b"")
+        await anyio.sleep(0.01)
+        shapes = wire.shapes()
+        assert messages(shapes, "\N{REPLACEMENT CHARACTER}g") == FLOOD
+        assert len(shapes) < FLOOD / 2
+
+
+@JUMPING
+async def test_bulk_is_packed_from_the_first_message_on() -> None:
+    async with wired(pack_size=20 * (64 + 10)) as (publisher, _, wire):
+        await publisher.publish_many("t", [bytes(10)] * 50)
+        await anyio.sleep(0.01)
+        assert wire.shapes() == [("t", 20), ("t", 20), ("t", 10)]
+        await publisher.publish_many("t", [bytes(10)])
+        assert wire.shapes() == [("t", 1)]
+
+
+@JUMPING
+async def test_what_is_packed_is_sent_when_the_peer_is_closed_at_once() -> None:
+    async with wired() as (publisher, _, wire):
+        await publish(publisher, "t", _SINGLES + 5)
+        wire.shapes()
+        publisher._shut()
+        assert wire.shapes()[0] == ("t", 5)
+
+
+# Where publishers wait
+
+
+@JUMPING
+async def test_a_pack_gets_past_a_full_queue_and_the_next_message_waits_alone() -> None:
+    async with wired(overflow="wait") as (publisher, _, wire), anyio.create_task_group() as tasks:
+        await publish(publisher, "t", _SINGLES + 5)
+        wire.shapes()
+        wire.is_full = True
+        await anyio.sleep(0.01)
+        assert wire.shapes() == [("t", 5)], "these are published"
+        tasks.start_soon(publish, publisher, "t", FLOOD)
+        await anyio.sleep(1)
+        assert messages(wire.shapes()) == 0
+        assert not publisher.publish_nowait("t", b"")
+        wire.is_full = False
+        publisher._opened.data.rouse()
+        await anyio.sleep(0.01)
+        shapes = [shape for shape in wire.shapes() if shape[0] == "t"]
+        assert messages(shapes) == FLOOD
+        assert shapes[0] == ("t", 1)
+        assert max(count for _, count in shapes) > 1, "there is room again"
+
+
+@JUMPING
+@pytest.mark.parametrize(("overflow", "is_packed"), [("wait", False), ("drop", True)])
+async def test_in_a_short_queue_that_is_waited_for_nothing_is_packed(overflow: str, is_packed: bool) -> None:
+    async with wired(overflow=overflow, send_hwm=100) as (publisher, _, wire):
+        await publish(publisher, "t", 50)
+        await anyio.sleep(0.01)
+        assert any(count > 1 for _, count in wire.shapes()) is is_packed
+
+
+@JUMPING
+@pytest.mark.parametrize(("most", "is_packed"), [(1, False), (2, True)])
+async def test_only_so_many_topics_get_past_full_queues(most: int, is_packed: bool) -> None:
+    async with wired(overflow="wait", send_hwm=most * 2 * _TURN) as (publisher, _, wire):
+        await publish(publisher, "t", _SINGLES + 2)
+        wire.is_full = True
+        await anyio.sleep(0.01)
+        assert wire.shapes()[-1] == ("t", 2)
+        wire.is_full = False
+        await publish(publisher, "u", _SINGLES)
+        wire.is_full = True
+        assert publisher.publish_nowait("u", b"") is is_packed
+
+
+# On sockets
+
+
+@pytest.mark.parametrize("topics", [("t",), ("t", "u", "v")])
+@pytest.mark.parametrize("overflow", ["wait", "drop"])
+async def test_a_flood_arrives_whole_and_in_order(proxy: Proxy, topics: tuple[str, ...], overflow: str) -> None:
+    count = 5_000
+    async with Peer(proxy.endpoint, config=PeerConfig(overflow=overflow)) as publisher, Peer(proxy.endpoint) as reader:
+        async with reader.subscribe("", losses=True) as stream, anyio.create_task_group() as tasks:
+            await publisher.wait_for(1)
+
+            async def flood() -> None:
+                for number in range(count):
+                    await publisher.publish(topics[number // 40 % len(topics)], b"%d" % number)
+
+            tasks.start_soon(flood)
+            got: list[int] = []
+            with anyio.fail_after(30):
+                async for message in stream:
+                    got.append(int(message.payload))  # type: ignore[union-attr]
+                    if len(got) == count:
+                        break
+        assert got == list(range(count))
