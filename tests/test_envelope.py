@@ -230,12 +230,14 @@ def test_the_bytes_of_a_pack() -> None:
 
 
 @given(st.lists(payloads, min_size=1, max_size=20), u64)
+@example([b"12", b"34", b"56"], 1)
+@example([b"", b""], 1)
 def test_what_was_packed_is_unpacked(packed: list[bytes], first: int) -> None:
     frame = pack_frame(data_prefix(b"eur", ID, SESSION, 5), first, packed)
     parts = split(frame)
     assert isinstance(parts, DataFrame)
     assert (parts.kind, parts.sequence) == (Kind.PACK, first)
-    assert unpack(frame, len(frame) - len(parts.payload)) == packed
+    assert list(unpack(frame, len(frame) - len(parts.payload))) == packed
     for size in range(len(frame) - len(parts.payload), len(frame)):
         with pytest.raises(MalformedMessage):
             unpack(frame[:size], len(frame) - len(parts.payload))

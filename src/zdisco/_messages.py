@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Generic, Self, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -355,8 +356,7 @@ class Subscriptions:
         if first != route.count.last + 1:
             self._jumped(route, first)
         route.count.last = first + len(payloads) - 1
-        sender, topic = route.sender, route.topic
-        messages = [Message(sender, topic, payload) for payload in payloads]
+        messages = list(map(Message, repeat(route.sender), repeat(route.topic), payloads))
         for stream in route.streams:
             stream._incoming.extend(messages)
             self._touched[stream] = None

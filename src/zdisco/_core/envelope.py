@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from struct import Struct, pack, unpack_from
 from typing import TypeAlias
 from uuid import UUID
@@ -213,7 +214,7 @@ def pack_frame(prefix: bytes, first: int, payloads: Sequence[bytes]) -> bytes:
     return b"".join((prefix, NUMBER.pack(Kind.PACK, first), sizes, *payloads))
 
 
-def unpack(frame: bytes, at: int) -> list[bytes]:
+def unpack(frame: bytes, at: int) -> Sequence[bytes]:
     """The payloads of a pack, whose header ends at ``at``; there is at least one.
 
     Raises:
@@ -223,13 +224,22 @@ def unpack(frame: bytes, at: int) -> list[bytes]:
     start = at + (1 + count) * _LENGTH.size
     if not count or start > len(frame):
         raise MalformedMessage("a pack without messages, or cut off", len(frame))
+    sizes: tuple[int, ...] = unpack_from(f">{count}H", frame, at + _LENGTH.size)
+    if start + sum(sizes) != len(frame):
+        raise MalformedMessage("the messages of a pack do not fill it", len(frame))
+    if sizes.count(sizes[0]) == count:
+        return _equal_parts(count, sizes[0]).unpack_from(frame, start)
     payloads: list[bytes] = []
-    for size in unpack_from(f">{count}H", frame, at + _LENGTH.size):
+    for size in sizes:
         payloads.append(frame[start : start + size])
         start += size
-    if start != len(frame):
-        raise MalformedMessage("the messages of a pack do not fill it", len(frame))
     return payloads
+
+
+@lru_cache
+def _equal_parts(count: int, size: int) -> Struct:
+    """What takes so many parts of one size apart, in half the time."""
+    return Struct(f"{size}s" * count)
 
 
 def control_frame(topic: bytes, kind: Kind, sender: PeerId, session: bytes, body: bytes) -> bytes:
