@@ -23,6 +23,7 @@ from attrs import frozen
 
 from .figures import Failure, Outcome, Sample, percentile
 from .line import Counted, Line, Published, Ready, Run, Setting, Trips
+from .stacks.bare import Bare
 from .stacks.peers import Peers
 from .stacks.pyre_group import Pyre
 from .stacks.stack import Role, Stack
@@ -39,6 +40,9 @@ STACKS: tuple[Stack, ...] = (
     REFERENCE,
     ZmqAsyncio(),
     Pyre(),
+    Bare("asyncio", "asyncio"),
+    Bare("uvloop", "asyncio", use_uvloop=True),
+    Bare("trio", "trio"),
     Peers("asyncio", "asyncio"),
     Peers("uvloop", "asyncio", use_uvloop=True),
     Peers("trio", "trio"),

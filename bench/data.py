@@ -39,6 +39,7 @@ AGAIN = "sync again"
 
 SINGLE = ("asyncio", "uvloop", "trio")
 BULK = tuple(f"{name} bulk" for name in SINGLE)
+BARE = tuple(f"bare {name}" for name in SINGLE)
 SYNC, ZMQ_ASYNCIO, PYRE = (stack.name for stack in STACKS[:3])
 BOUNDS: dict[tuple[str, str], tuple[Bound, ...]] = {
     **{
@@ -120,8 +121,8 @@ def _progress(text: str) -> None:
 
 
 def _takes_part(stack: Stack, measure: Measure) -> bool:
-    # A round trip has nothing to do in bulk.
-    return measure.kind is not Kind.TRIPS or stack.name not in BULK
+    # A round trip has nothing to do in bulk, and is all that a bare loop can do.
+    return stack.name not in (BULK if measure.kind is Kind.TRIPS else BARE)
 
 
 def _rows(plan: Plan, outcomes: Outcomes) -> list[DataRow]:

@@ -18,8 +18,8 @@ class Sync(Stack):
     name = "sync"
 
     def publish(self, line: Line, setting: Setting) -> None:
-        pub = _pub(setting)
-        line.meet(_endpoint(pub))
+        pub = bound_pub(setting)
+        line.meet(endpoint_of(pub))
 
         def flood(payload: bytes, count: int) -> None:
             for _ in range(count):
@@ -28,7 +28,7 @@ class Sync(Stack):
         talk.publish(line, pub.send, flood)
 
     def subscribe(self, line: Line, setting: Setting) -> None:
-        sub = _sub(line.meet())
+        sub = connected_sub(line.meet())
 
         def count() -> int:
             received = 0
@@ -39,18 +39,19 @@ class Sync(Stack):
         talk.subscribe(line, sub.recv, count)
 
     def ask(self, line: Line, setting: Setting) -> None:
-        pub = _pub(setting)
-        sub = _sub(line.meet(_endpoint(pub)))
+        pub = bound_pub(setting)
+        sub = connected_sub(line.meet(endpoint_of(pub)))
         talk.ask(line, pub.send, sub.recv, lambda seconds: bool(sub.poll(round(seconds * 1000))))
 
     def echo(self, line: Line, setting: Setting) -> None:
-        pub = _pub(setting)
-        sub = _sub(line.meet(_endpoint(pub)))
+        pub = bound_pub(setting)
+        sub = connected_sub(line.meet(endpoint_of(pub)))
         while True:
             pub.send(sub.recv())
 
 
-def _pub(setting: Setting) -> zmq.Socket[bytes]:
+def bound_pub(setting: Setting) -> zmq.Socket[bytes]:
+    """A PUB socket on a port of its own, which waits where a queue is full, if that is asked."""
     pub: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
     if setting.is_patient:
         pub.setsockopt(zmq.SNDHWM, SEND_HWM)
@@ -59,11 +60,13 @@ def _pub(setting: Setting) -> zmq.Socket[bytes]:
     return pub
 
 
-def _endpoint(pub: zmq.Socket[bytes]) -> str:
+def endpoint_of(pub: zmq.Socket[bytes]) -> str:
+    """Where it is bound."""
     return pub.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
-def _sub(endpoints: list[str]) -> zmq.Socket[bytes]:
+def connected_sub(endpoints: list[str]) -> zmq.Socket[bytes]:
+    """A SUB socket that is subscribed to all that comes from there."""
     sub: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
     sub.setsockopt(zmq.SUBSCRIBE, b"")
     for endpoint in filter(None, endpoints):  # other subscribers bind nothing

@@ -106,8 +106,9 @@ class DataChannel(ABC):
     publish: Callable[[bytes], bool]
     """Publishes a data frame; false if it would have to wait, which only ``overflow="wait"`` makes it.
 
-    `published` must be called in the next turn of the event loop. Raises `ClosedError` if the
-    channel is closed. It is called for each message, so it is no method that calls another.
+    `published` must be called with the first frame, and again at least every few milliseconds. Raises
+    `ClosedError` if the channel is closed. It is called for each message, so it is no method that
+    calls another.
     """
     clock: Callable[[], float] = time.perf_counter
     """Seconds, by which a publisher knows how fast messages come."""
@@ -150,7 +151,7 @@ class DataChannel(ABC):
 
     @abstractmethod
     def published(self) -> None:
-        """A turn of the event loop has ended in which something was published."""
+        """Something is being published."""
 
     @abstractmethod
     async def writable(self) -> None:

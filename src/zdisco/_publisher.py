@@ -60,11 +60,13 @@ class Publisher:
         self._publications = driver.core.roster.publications
         self._topics = self._publications.topics
         self._has_turn = False
-        """Whether something was published in this turn of the event loop."""
+        """Whether a turn was begun."""
         self._due = _OVER
         """Until when whoever publishes may go on in it."""
         self._turn = 0
-        """How many messages have left, or are in closed packs."""
+        """How many messages of this turn have left, or are in closed packs."""
+        self._ends_soon = False
+        """Whether it ends with that of the event loop."""
         self._singles = _SINGLES
         """How many messages of this turn go alone."""
         self._flooded = _OVER
@@ -102,7 +104,8 @@ class Publisher:
 
     async def publish(self, topic: str, payload: bytes, retain: bool) -> None:
         """See `Peer.publish`."""
-        await self._take_turn()
+        if self._clock() > self._due:
+            await self._next_turn()
         if not self._publish(topic, payload, retain):
             await self._when_writable(partial(self._publish, topic, payload, retain))
 
@@ -189,6 +192,9 @@ class Publisher:
         """Open a pack, unless who publishes has to wait rather."""
         if publication in self._blocked or len(self._blocked) >= self._most_blocked:
             return False
+        if not self._ends_soon:
+            self._ends_soon = True
+            self._call_soon(self._end_turn)
         self._packing, self._name, self._room = publication, name, self._size
         self._append = publication.pack.append
         return True
@@ -260,8 +266,8 @@ class Publisher:
             self._driver.feed([])
         return publication
 
-    # A turn of the event loop begins with the first message that is published in it, and is looked
-    # after once, not for each message.
+    # A turn begins with the first message that is published in it, and ends when it is full or late.
+    # One in which a pack was opened is a turn of the event loop.
 
     async def _take_turn(self) -> None:
         """One more message, after others had their turn where this one was long."""
@@ -280,17 +286,11 @@ class Publisher:
             self._note_flood()
             self._begin_turn()
 
-    def _note_flood(self) -> None:
-        if self._turn >= _TURN:
-            self._flooded = self._clock()
-
     def _begin_turn(self) -> None:
         self._check()
-        if not self._has_turn:
-            self._has_turn = True
-            self._call_soon(self._end_turn)
+        self._data.published()
         now = self._clock()
-        self._turn, self._due = 0, now + _TURN_TIME
+        self._has_turn, self._turn, self._due = True, 0, now + _TURN_TIME
         self._singles = 0 if now - self._flooded <= _TURN_TIME else _SINGLES
 
     def _count(self, messages: int) -> None:
@@ -298,11 +298,14 @@ class Publisher:
         if self._turn >= _TURN:
             self._due = _OVER
 
+    def _note_flood(self) -> None:
+        if self._turn >= _TURN:
+            self._flooded = self._clock()
+
     def _end_turn(self) -> None:
-        self._note_flood()
-        self._has_turn, self._due, self._turn = False, _OVER, 0
         self.flush()
-        self._data.published()
+        self._note_flood()
+        self._ends_soon, self._has_turn, self._due, self._turn = False, False, _OVER, 0
 
 
 def _refuse(_: bytes) -> None:

@@ -31,7 +31,7 @@ from .._core.envelope import MAGIC, inbox_owner
 from .._core.errors import ClosedError, InvalidEndpoint
 from .._core.model import Endpoint, Overflow, Probe
 from .._core.wire import ANNOUNCE, FAREWELL, WELCOME
-from .._loops import current_time
+from .._loops import Arrival, asyncio_loop, current_time
 from .._probe import probe
 from .._turns import Turns
 from .accepted import Accepted
@@ -49,6 +49,8 @@ _HEADER_WITHIN = 4096
 _TRY_AGAIN = 0.005
 """Seconds after which whoever waits for room tries again unasked. The edge that told of the room may
 have been swallowed by a send of somebody else."""
+_LOOK_AGAIN = 0.001
+"""Seconds after which the edges are looked after that messages may have swallowed. At once would be in their way."""
 _WATCHED = SocketEvent.ALL & ~SocketEvent.ACCEPT_FAILED
 """libzmq repeats ACCEPT_FAILED without end as long as no descriptor is left, faster than it can be read."""
 
@@ -287,6 +289,9 @@ class ZmqDataChannel(DataChannel):
         self._waits = config.overflow is Overflow.WAIT
         self._hwm = data_send_hwm(config)
         self._turns = Turns("peer")
+        self._loop = asyncio_loop()
+        self._published = Arrival()
+        self._looks_again = False
         self._pub = _Watched(data_pub(context, config), "dataPub")
         try:
             self.endpoint = bind(self._pub.socket.zmq, bind_endpoint)
@@ -304,7 +309,14 @@ class ZmqDataChannel(DataChannel):
         """
         self._listener = listener
         try:
-            await _run(self._read_sub, self._read_sub_monitor, self._read_pub, self._read_pub_monitor, self._try_again)
+            await _run(
+                self._read_sub,
+                self._read_sub_monitor,
+                self._read_pub,
+                self._read_pub_monitor,
+                self._try_again,
+                *([self._keep_looking] if self._loop is None else []),
+            )
         finally:
             self._listener = None
 
@@ -321,7 +333,8 @@ class ZmqDataChannel(DataChannel):
         now = current_time() if self._drains else 0.0
         # Decided before the read: what it finds, or does not find, counts for these only.
         ripe = [endpoint for endpoint in self._drains if self._ripe_at(endpoint) <= now]
-        frames = socket.receive_nowait(self._limit)
+        # Whoever waits for a single message gets it before we see that no more follow, which takes as long.
+        frames = socket.receive_nowait(1 if socket.drained else self._limit)
         for endpoint, drain in self._drains.items():
             drain.count(frames, now)
             drain.others *= endpoint in ripe
@@ -519,7 +532,23 @@ class ZmqDataChannel(DataChannel):
         return True
 
     def published(self) -> None:
-        """A turn of the event loop has ended in which something was published."""
+        """Something is being published, which may swallow an edge of the descriptor: look after that a little later."""
+        if not self._looks_again:
+            self._looks_again = True
+            if self._loop is not None:
+                self._loop.call_later(_LOOK_AGAIN, self._look_again)
+            else:
+                self._published.tell()
+
+    async def _keep_looking(self) -> None:
+        # Only where the event loop has no timers for callbacks.
+        while True:
+            await self._published.wait()
+            await anyio.sleep(_LOOK_AGAIN)
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self._looks_again = False
         self._pub.socket.posted()
 
     async def writable(self) -> None:

@@ -61,25 +61,31 @@ class _Waiter(Protocol):
 class _LoopWaiter:
     """Waits with a reader of the event loop, registered only while somebody waits: else the loop would spin."""
 
-    __slots__ = ("_context", "_fd", "_future", "_loop", "_read")
+    __slots__ = ("_context", "_fd", "_future", "_loop", "_read", "_reads_again")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int) -> None:
         self._loop = loop
         self._fd = fd
         self._context = callback_context()
         self._read: Callable[[], bool] | None = None
+        self._reads_again = False
+        """Whether it is called in the next turn anyway."""
         self._future: asyncio.Future[None] | None = None
 
     async def wait(self, read: Callable[[], bool] | None) -> None:
         # A wait that has a future has a reader. Never remove one without the other: after a
         # close the number of the descriptor may be somebody else's.
         self._read = read
-        self._loop.add_reader(self._fd, self.wake if read is None else self._try_read)
+        self._loop.add_reader(self._fd, self.wake if read is None else self._readable)
         self._future = future = self._loop.create_future()
         try:
             await future
         finally:
             self._disarm()
+
+    def _readable(self) -> None:
+        if not self._reads_again:
+            self._try_read()
 
     def _try_read(self) -> None:
         assert self._read is not None
@@ -90,8 +96,15 @@ class _LoopWaiter:
                 future.set_exception(error)
             self._disarm()
         else:
-            if not is_done:
-                self.wake()
+            if not is_done and self._future is not None:
+                # In the next turn, after those who have got something now. The descriptor may not tell of it again.
+                self._reads_again = True
+                self._loop.call_soon(self._try_again, self._future)
+
+    def _try_again(self, future: asyncio.Future[None]) -> None:
+        self._reads_again = False
+        if self._future is future:
+            self._try_read()
 
     def wake(self) -> None:
         future = self._future
@@ -305,7 +318,8 @@ class Socket:
 
         Args:
             read: Called by asyncio when something may be there, instead of waking who waits, which takes longer.
-                Returns whether it has read until ``drained``: then the wait goes on. What it raises is raised here.
+                Returns whether it has read until ``drained``; else it is called again in the next turn of the
+                event loop. The wait goes on all the same. What it raises is raised here.
 
         Raises:
             ClosedError: If the socket is, or gets, closed.
@@ -370,7 +384,7 @@ class Socket:
             soon()(self._check)
 
     def post(self, frame: bytes) -> bool:
-        """Send one frame as `send_nowait` does, and look after no edge: call `posted` in the next turn of the loop.
+        """Send one frame as `send_nowait` does, and look after no edge: call `posted` soon.
 
         Raises:
             ClosedError: If the socket is closed.
