@@ -542,8 +542,9 @@ class ZmqDataChannel(DataChannel):
 
     async def _keep_looking(self) -> None:
         # Only where the event loop has no timers for callbacks.
-        while True:
-            await self._published.wait()
+        while not self._pub.socket.closed:
+            if not self._looks_again:
+                await self._published.wait()
             await anyio.sleep(_LOOK_AGAIN)
             self._look_again()
 
@@ -589,4 +590,5 @@ class ZmqDataChannel(DataChannel):
         self._sub.close(0)
         self._pub.close(milliseconds(self._config.linger))
         self._turns.close()
+        self._published.tell()
         await anyio.lowlevel.checkpoint()
