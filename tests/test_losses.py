@@ -274,6 +274,8 @@ async def test_many_messages_at_once() -> None:
         assert numbers(got) == list(range(1000))
         with pytest.raises(TypeError, match="payload"):
             await publisher.publish_many("t", [b"1000", "1001"])  # type: ignore[list-item]
+        with pytest.raises(TypeError, match="payload"):
+            await publisher.publish_many("t", [7])  # type: ignore[list-item]
         publisher.publish_nowait("t", b"1001")
         assert numbers([await anext(messages), await anext(messages)]) == [1000, 1001]
 

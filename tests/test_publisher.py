@@ -289,6 +289,25 @@ async def test_only_so_many_topics_get_past_full_queues(most: int, is_packed: bo
         assert publisher.publish_nowait("u", b"") is is_packed
 
 
+@JUMPING
+async def test_topics_that_rest_behind_a_full_queue_keep_no_others_from_packing_and_wait_when_they_wake() -> None:
+    async with wired(overflow="wait", send_hwm=2 * _TURN) as (publisher, _, wire), anyio.create_task_group() as tasks:
+        await publish(publisher, "t", _SINGLES + 2)
+        wire.is_full = True
+        await anyio.sleep(1)
+        wire.is_full = False
+        await publish(publisher, "u", _SINGLES + 5)
+        wire.shapes()
+        await anyio.sleep(0.01)
+        assert wire.shapes() == [("u", 5)]
+        wire.is_full = True
+        tasks.start_soon(publish, publisher, "t", 1)
+        await anyio.sleep(1)
+        assert messages(wire.shapes()) == 0
+        wire.is_full = False
+        publisher._opened.data.rouse()
+
+
 # On sockets
 
 

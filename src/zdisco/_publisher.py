@@ -2,12 +2,12 @@
 
 Rule 1: everything leaves in the order in which it was given. Whatever else is sent, the open pack goes first.
 
-Rule 2: only a flood is packed. The first messages of a turn of the event loop go at once; so do
-those that come slowly. A pack leaves when it is full, and at the end of the turn in any case.
+Rule 2: only a flood is packed. The first messages of a turn go at once; so do those that come slowly. Packs
+leave together at the end of the turn of the event loop.
 
 Rule 3: what is in a pack is published: it has its number, and its publisher went on. So a pack
-waits for no room. It gets past a full queue, as control frames do, and the next message of its
-topic goes alone, and waits.
+waits for no room. It gets past a full queue, as control frames do; the next message of its topic
+goes alone, and waits. So does the first one of a topic that has rested.
 """
 
 from __future__ import annotations
@@ -84,11 +84,12 @@ class Publisher:
         """... and what puts a payload into it."""
         self._packs: list[tuple[Publication, bytes]] = []
         """Those that were closed in this turn. They leave together: each frame alone would wake the I/O thread."""
+        self._waits = config.overflow is Overflow.WAIT
         self._blocked: set[Publication] = set()
-        """Those whose last packs had to get past a full queue."""
+        """Those that are not known to find room, where publishing waits for it."""
         # Such frames have as much room again as the queue. A turn has no more packs than half of its
         # messages, so this leaves three quarters of the room to control frames.
-        self._most_blocked = config.send_hwm // (2 * _TURN) if config.overflow is Overflow.WAIT else 1
+        self._most_blocked = config.send_hwm // (2 * _TURN)
 
     # Messages
 
@@ -150,8 +151,7 @@ class Publisher:
     def _publish_chunk(self, topic: str, payloads: Sequence[bytes]) -> int:
         """Send messages as long as none has to wait; returns how many were sent."""
         for sent, payload in enumerate(payloads):
-            room = self._room - len(payload) - _EXTRA
-            if topic == self._name and type(payload) is bytes and room >= 0:
+            if topic == self._name and type(payload) is bytes and (room := self._room - len(payload) - _EXTRA) >= 0:
                 self._room = room
                 self._append(payload)
             elif not self._publish(topic, payload, False):
@@ -189,8 +189,8 @@ class Publisher:
         return True
 
     def _open_pack(self, publication: Publication, name: str) -> bool:
-        """Open a pack, unless who publishes has to wait rather."""
-        if publication in self._blocked or len(self._blocked) >= self._most_blocked:
+        """Open a pack, unless it may have to get past a full queue again."""
+        if self._waits and not self._may_pass(publication):
             return False
         if not self._ends_soon:
             self._ends_soon = True
@@ -198,6 +198,14 @@ class Publisher:
         self._packing, self._name, self._room = publication, name, self._size
         self._append = publication.pack.append
         return True
+
+    def _may_pass(self, publication: Publication) -> bool:
+        if publication in self._blocked:
+            return False
+        if len(self._blocked) >= self._most_blocked:
+            # One that rests goes alone when it wakes.
+            self._blocked = {one for one in self._blocked if one.is_active}
+        return len(self._blocked) < self._most_blocked
 
     def _close_pack(self) -> None:
         if (publication := self._packing) is not None:
@@ -262,6 +270,8 @@ class Publisher:
         for frame in first:
             self._driver.send(frame)
         if not publication.is_active:
+            if self._waits:
+                self._blocked.add(publication)
             self._publications.activate(publication, current_time())
             self._driver.feed([])
         return publication

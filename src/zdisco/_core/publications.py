@@ -123,6 +123,7 @@ class Publications:
             return []
         table = self.topics or self.groups
         publication = table.pop(next(iter(table)))
+        publication.is_active = False
         self._retained.pop(publication, None)
         self._active.pop(publication, None)
         self._rests.cancel(publication)
