@@ -67,9 +67,11 @@ class Publication:
         return data_frame(self.prefix, Kind.DATA, self.sequence + 1, payload)
 
     def close_pack(self) -> bytes:
-        """The frame of the pack, which counts as sent."""
+        """The frame of the pack, which counts as sent; one message needs none."""
         payloads, self.pack = self.pack, []
         first, self.sent = self.sent + 1, self.sent + len(payloads)
+        if len(payloads) == 1:
+            return data_frame(self.prefix, Kind.DATA, first, payloads[0])
         return pack_frame(self.prefix, first, payloads)
 
     @property
