@@ -34,6 +34,7 @@ from zdisco._core.envelope import (
     control_frame,
     data_frame,
     data_prefix,
+    direct_topic,
     group_topic,
     inbox,
     marker,
@@ -217,7 +218,7 @@ def test_a_frame_without_our_whole_header_is_foreign(frame: bytes, topic: bytes)
     assert split(frame) == ForeignFrame(topic, frame)
 
 
-@pytest.mark.parametrize("kind", [*(kind for kind in Kind if kind not in (Kind.DATA, Kind.TAIL, Kind.PACK)), 12, 255])
+@pytest.mark.parametrize("kind", [*(kind for kind in Kind if kind not in (Kind.DATA, Kind.TAIL, Kind.PACK)), 11, 255])
 def test_a_data_frame_of_another_kind_is_malformed(kind: Any) -> None:
     with pytest.raises(MalformedMessage, match=f"kind {int(kind)}"):
         split(data_frame(data_prefix(b"eur", ID, SESSION, 5), kind, 1, b""))
@@ -225,7 +226,7 @@ def test_a_data_frame_of_another_kind_is_malformed(kind: Any) -> None:
 
 def test_the_bytes_of_a_pack() -> None:
     frame = pack_frame(data_prefix(b"eur", ID, SESSION, 5), 7, [b"", b"1.08"])
-    expected = b"eur\0".hex() + HEADER_OF_STREAM + "0b" + "0000000000000007" + "0002" + "0000" + "0004" + "312e3038"
+    expected = b"eur\0".hex() + HEADER_OF_STREAM + "08" + "0000000000000007" + "0002" + "0000" + "0004" + "312e3038"
     assert frame.hex() == expected
 
 
@@ -340,6 +341,7 @@ def test_names_of_groups_and_services_are_checked_like_topics(name: str, error: 
 
 def test_the_topic_of_a_group_is_none_that_a_user_could_name() -> None:
     assert group_topic("é") == b"\xfd\xc3\xa9"
+    assert direct_topic(ID) == b"\xfc00112233445566778899aabbccddeeff"
     with pytest.raises(UnicodeDecodeError):
         group_topic("room").decode()
 

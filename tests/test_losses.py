@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
 from random import Random
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -89,6 +90,58 @@ async def test_the_end_of_a_burst_that_did_not_fit_is_told_soon() -> None:
         assert got[:10] == list(range(1, 11))
         assert len([number for number in got if number > 0]) - sum(n for n in got if n < 0) == 30
         assert messages.lost == sum(count for _, count in losses(await within(0.1, events))) > 0
+
+
+async def test_messages_to_one_peer_are_counted_too() -> None:
+    net = MemoryNetwork()
+    async with pair(net, SMALL) as (publisher, subscriber), subscriber.subscribe("") as everything:
+        events, inbox = subscriber.events(), subscriber.inbox()
+        for number in range(1, 31):
+            await publisher.send(subscriber.me, b"%d" % number)
+        got = numbers(await within(0.5, inbox))
+        lost = losses(await within(0.1, events))
+        assert got == list(range(1, len(got) + 1))
+        assert {topic for topic, _ in lost} == {""}
+        assert len(got) + sum(count for _, count in lost) == 30
+        assert sum(count for _, count in lost) > 0
+        assert (everything.lost, await within(0.1, everything)) == (0, [])
+
+
+async def test_what_was_sent_to_one_peer_while_the_link_was_cut_is_told_when_it_is_back() -> None:
+    net = MemoryNetwork()
+    async with pair(net) as (publisher, subscriber):
+        inbox = subscriber.inbox()
+        await publisher.send(subscriber.me, b"1")
+        assert numbers([await anext(inbox)]) == [1]
+        events = subscriber.events()
+        net.cut(publisher, subscriber)
+        await publisher.send(subscriber.me, b"2")
+        gone = publisher.events()
+        async for event in gone:
+            if isinstance(event, PeerGone):
+                break
+        net.heal(publisher, subscriber)
+        await publisher.wait_for(1)
+        await publisher.send(subscriber.me, b"3")
+        assert numbers([await anext(inbox)]) == [3]
+        assert losses(await within(0.5, events)) == [("", 1)]
+
+
+async def test_a_peer_that_starts_again_under_its_id_misses_nothing_that_was_sent_to_its_former_life() -> None:
+    net, id = MemoryNetwork(), uuid4()
+    async with net.proxy(), Peer(PROXY, name="publisher", network=net) as publisher:
+        for life in range(3):
+            async with Peer(PROXY, id=id, network=net) as subscriber:
+                events, inbox = subscriber.events(), subscriber.inbox()
+                await publisher.wait_for(1)
+                for number in range(1, 4):
+                    await publisher.send(id, b"%d" % number)
+                assert numbers(await within(1.0, inbox)) == [1, 2, 3]
+                assert losses(await within(0.1, events)) == []
+                if life == 1:
+                    net.kill(subscriber)
+            await publisher.wait_for(lambda peers: not peers)
+        assert not publisher._opened.core.roster.publications.peers
 
 
 async def test_what_was_published_while_the_link_was_cut_is_told_when_it_is_back() -> None:

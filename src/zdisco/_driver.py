@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
-from typing import assert_never
+from typing import assert_never, cast
 
 import anyio
 import anyio.abc
@@ -43,7 +43,7 @@ from ._core.model import Endpoint, LinkState
 from ._core.relay import Relay
 from ._core.wire import Announce, decode
 from ._loops import current_time
-from ._messages import Subscriptions
+from ._messages import InboxStream, MessageStream, Received, Subscriptions
 from ._zmq.monitor import MonitorEvent, SocketEvent
 
 logger = logging.getLogger("zdisco")
@@ -185,6 +185,13 @@ class Driver:
             return
         # Nobody may ever confirm it. Others who wait for it run out of patience soon, too.
         self._awaited.pop(wanted, None)
+
+    def receive(self, stream: InboxStream) -> None:
+        """Let a stream have the messages to us, from before anybody can hold us for joined."""
+        interest, outputs = self.core.roster.subscribe(stream._prefix)
+        self.messages.add(cast("MessageStream[Received]", stream), interest)
+        self.perform(outputs)
+        self._is_unmarked = True
 
     def _mark(self) -> None:
         if self._is_unmarked:

@@ -24,6 +24,7 @@ from attrs import define, field
 from ._core.actions import Drop
 from ._core.counts import UNKNOWN, Count, Counts, Loss
 from ._core.envelope import (
+    DIRECT,
     GROUP,
     NUMBER,
     PREFIX_SIZE,
@@ -31,6 +32,7 @@ from ._core.envelope import (
     DataFrame,
     ForeignFrame,
     Kind,
+    is_private,
     split,
     unpack,
 )
@@ -39,7 +41,7 @@ from ._core.events import MessagesLost
 from ._core.interests import Interest
 from ._core.model import Message, PeerInfo, StreamOverflow
 from ._core.prefixes import Prefixes
-from ._streams import TURN, Stream
+from ._streams import TURN, Mailbox, Stream
 
 Received: TypeAlias = Message | MessagesLost
 M = TypeVar("M")
@@ -119,7 +121,7 @@ class MessageStream(Stream[M]):
 
     def _wants(self, raw: bytes, topic: str) -> bool:
         """Whether a topic belongs to the subscription, whose prefix it has."""
-        if not self._prefix and raw[:1] == GROUP:
+        if not self._prefix and is_private(raw):
             return False
         return self._accepts is None or self._accepts(topic)
 
@@ -184,6 +186,19 @@ class MessageStream(Stream[M]):
         items.extend(self._queue)
         self._queue.clear()
         return items
+
+
+class InboxStream(MessageStream[Message]):
+    """The messages to us alone, on their way to whoever reads them."""
+
+    def __init__(self, prefix: bytes, mailbox: Mailbox[Message]) -> None:
+        super().__init__(prefix, capacity=1)
+        self._mailbox = mailbox
+
+    def _settle(self) -> int:
+        messages = list(self._queue)
+        self._queue.clear()
+        return self._mailbox.push(messages)
 
 
 class Batches(Generic[M]):
@@ -384,7 +399,7 @@ class Subscriptions:
 
     def _matching(self, raw: bytes) -> tuple[str, tuple[MessageStream[Received], ...]]:
         """The topic as text, and the streams that want it."""
-        topic = _text(raw[1:] if raw[:1] == GROUP else raw)
+        topic = "" if raw[:1] == DIRECT else _text(raw[1:] if raw[:1] == GROUP else raw)
         streams = self._streams.matching(raw + b"\0")
         return topic, tuple(stream for stream in streams if stream._wants(raw, topic))
 
@@ -392,8 +407,8 @@ class Subscriptions:
         topic = _text(frame.topic)
         message = Message(None, topic, frame.payload)
         for stream in self._streams.matching(frame.payload):
-            # What has no header of ours is no message of a group, whatever it begins with.
-            if stream._prefix[:1] != GROUP and stream._wants(b"", topic):
+            # What has no header of ours is no message of a group or to one peer, whatever it begins with.
+            if not is_private(stream._prefix) and stream._wants(b"", topic):
                 stream._incoming.append(message)
                 self._touched[stream] = None
 

@@ -45,14 +45,14 @@ from ._core.actions import Drop
 from ._core.config import PeerConfig
 from ._core.discovery import Stage
 from ._core.endpoints import TcpEndpoint, numeric, parse
-from ._core.envelope import Kind, check_name, check_topic, group_topic
+from ._core.envelope import Kind, check_name, check_topic, direct_topic, group_topic
 from ._core.errors import ClosedError, DiscoveryTimeout, FarewellTimeout, InvalidEndpoint, UnknownPeer
 from ._core.events import Event, EventsDropped, PeerEvent
 from ._core.model import NO_SESSION, Endpoint, Message, PeerInfo, StreamOverflow
 from ._core.wire import Announce, encode
 from ._driver import Driver
 from ._loops import runs_in
-from ._messages import M, MessageStream, Received
+from ._messages import InboxStream, M, MessageStream, Received
 from ._publisher import Publisher
 from ._requests import Post, Reply, Requests, answer, reply
 from ._services import Handler, Request, Service, Services
@@ -269,11 +269,11 @@ class Peer:
         self._publisher = Publisher(driver, self._config, lambda: self._staying)
         self._take = self._publisher.take
         driver.flush = self._publisher.flush
+        driver.receive(InboxStream(direct_topic(self.id) + b"\0", self._services.inbox))
         post = Post(driver)
         self._services.open(post)
         self._requests = requests = Requests(post, self._me.session, lambda: tuple(driver.core.joined.values()))
         driver.inbox = {
-            Kind.DIRECT: self._services.directed,
             Kind.REQUEST: self._services.requested,
             Kind.REPLY: requests.replied,
         }
@@ -708,7 +708,7 @@ class Peer:
         Cancellation: safe; the message has been sent, or has not.
         """
         id, raw = _peer_id(to), payload_bytes(payload)
-        await self._publishing.send(lambda: self._asking.direct(id, raw))
+        await self._publishing.publish_to(id, raw)
 
     def inbox(self) -> Stream[Message]:
         """The messages that others `send` to us alone; their ``topic`` is empty.

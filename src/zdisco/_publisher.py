@@ -22,9 +22,9 @@ import anyio.lowlevel
 from ._arguments import payload_bytes
 from ._core.config import PeerConfig
 from ._core.envelope import check_name, check_topic
-from ._core.errors import ClosedError
+from ._core.errors import ClosedError, UnknownPeer
 from ._core.events import PeerEvent, PeerGone, PeerJoined
-from ._core.model import Overflow, PeerId
+from ._core.model import Cause, Overflow, PeerId
 from ._core.publications import Publication
 from ._driver import Driver
 from ._loops import current_time, soon
@@ -74,6 +74,8 @@ class Publisher:
         self._size = self._pack_size = config.pack_size
         """The latter; 0 while a peer is joined that could not read a pack."""
         self._classic: set[PeerId] = set()
+        self._reachable: set[PeerId] = set()
+        """Who was found to be joined, and to have an inbox, since the roster has changed."""
         self._packing: Publication | None = None
         """Whose pack is open ..."""
         self._name: str = _NO_NAME
@@ -133,11 +135,11 @@ class Publisher:
         if not self._publish_to_group(group, payload):
             await self._when_writable(partial(self._publish_to_group, group, payload))
 
-    async def send(self, make: Callable[[], bytes]) -> None:
-        """Send the frame that ``make`` makes in the step in which it leaves."""
+    async def publish_to(self, id: PeerId, payload: bytes) -> None:
+        """See `Peer.send`."""
         await self._take_turn()
-        if not self._send_frame(make):
-            await self._when_writable(partial(self._send_frame, make))
+        if not self._publish_to(id, payload):
+            await self._when_writable(partial(self._publish_to, id, payload))
 
     def _publish(self, topic: str, payload: bytes, retain: bool) -> bool:
         """Send a message if it need not wait."""
@@ -161,10 +163,13 @@ class Publisher:
     def _publish_to_group(self, group: str, payload: bytes) -> bool:
         return self._send(self._group_publication(group), payload)
 
-    def _send_frame(self, make: Callable[[], bytes]) -> bool:
-        frame = make()
-        self.flush()
-        return self._post(frame)
+    def _publish_to(self, id: PeerId, payload: bytes) -> bool:
+        self._check()
+        if id not in self._reachable:
+            if self._driver.core.roster.session_of(id) is None:
+                raise UnknownPeer(id)
+            self._reachable.add(id)
+        return self._send(self._peer_publication(id), payload)
 
     def _send(self, publication: Publication, payload: bytes, name: str = _NO_NAME, retain: bool = False) -> bool:
         """Put a message into a pack, or send it alone; false if it would have to wait."""
@@ -243,6 +248,10 @@ class Publisher:
             self._classic.add(id)
         elif isinstance(event, PeerGone):
             self._classic.discard(id)
+            if event.cause is not Cause.UNREACHABLE:
+                self.flush()
+                self._publications.forget_peer(id)
+        self._reachable.clear()
         self._size = 0 if self._classic else self._pack_size
 
     def close(self) -> None:
@@ -265,6 +274,11 @@ class Publisher:
         check_name("group", group)
         known = self._publications.groups.get(group)
         return self._awake(*(self._publications.add_group(group) if known is None else (known, [])))
+
+    def _peer_publication(self, id: PeerId) -> Publication:
+        """The same for the messages to one peer."""
+        known = self._publications.peers.get(id)
+        return self._awake(*(self._publications.add_peer(id) if known is None else (known, [])))
 
     def _awake(self, publication: Publication, first: Sequence[bytes]) -> Publication:
         for frame in first:

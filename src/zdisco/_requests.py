@@ -1,4 +1,4 @@
-"""What we send to one peer: messages, requests, and who has not answered yet.
+"""Requests on their way to one peer, and who has not answered yet.
 
 Rule 1: a request is settled once: by the reply of the peer that was asked, by the end of that
 peer, or by our own end. When its caller waits no longer, it is forgotten; what comes for it
@@ -153,15 +153,6 @@ class Requests:
         return found[turn]
 
     # What we send
-
-    def direct(self, to: PeerId, payload: bytes) -> bytes:
-        """The frame of a message to a joined peer.
-
-        Raises:
-            UnknownPeer: If no peer of that id, with an inbox, is joined.
-        """
-        self._post.life(to)
-        return self._post.frame(to, Kind.DIRECT, payload)
 
     async def ask(self, peers: Sequence[PeerInfo], service: str, payload: bytes, seconds: float) -> list[Asked]:
         """Send a request to each of these joined peers and wait until all are settled, so long at the most.

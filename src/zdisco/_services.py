@@ -126,13 +126,6 @@ class Services:
 
     # What comes in
 
-    def directed(self, frame: ControlFrame) -> None:
-        """A message for us arrived in our inbox."""
-        if self._post is None or (sender := self._sender(self._post, frame)) is None:
-            return
-        if lost := self.inbox.push(Message(sender, "", frame.body)):
-            self._post.dropped(Drop.STREAM_FULL, f"{lost} messages of the inbox", lost)
-
     def requested(self, frame: ControlFrame) -> None:
         """A request arrived in our inbox."""
         if self._post is None or (sender := self._sender(self._post, frame)) is None:

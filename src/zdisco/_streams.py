@@ -10,7 +10,7 @@ and the stream says how many.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 from weakref import WeakSet
@@ -135,14 +135,14 @@ class Mailbox(Generic[T]):
             stream._end()
         return stream
 
-    def push(self, item: T) -> int:
-        """Give an item to all readers; returns how many of the oldest had to go."""
+    def push(self, items: Sequence[T]) -> int:
+        """Give items to all readers; returns how many of the oldest had to go."""
         streams = [stream for stream in self._readers if not stream._is_closed]
         if not streams:
             if self._unread is None:
                 self._unread = Stream(self._capacity)
             streams = [self._unread]
-        return sum(stream._push([item]) for stream in streams)
+        return sum(stream._push(items) for stream in streams)
 
     def end(self) -> None:
         """Let the readers take what waits, then end."""

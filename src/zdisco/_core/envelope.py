@@ -8,6 +8,7 @@ repeats stands first, so that one look-up on the raw prefix finds all that is kn
     control frame:  FE, header, body                   to all
                     FF, id (16), header, body          to one peer: its inbox
     group frame:    FD, name, NUL, header, payload     a data frame whose topic is a group's
+    direct frame:   FC, id (hex), NUL, header, payload a data frame for one peer
 
     header, 35 bytes, big-endian:
     offset  size  field
@@ -18,8 +19,8 @@ repeats stands first, so that one look-up on the raw prefix finds all that is kn
     26      1     kind
     27      8     sequence number, in a pack that of its first message, 0 in a control frame
 
-Rule 2: FD, FE and FF never begin UTF-8, so the first byte tells a group's frame and a control
-frame from those of a topic. A control frame has no NUL before its header and is never searched
+Rule 2: FC to FF never begin UTF-8, so the first byte tells a frame for a group or for one peer, and a control
+frame, from those of a topic. A control frame has no NUL before its header and is never searched
 for one: one random UUID in 19 holds a zero byte.
 
 Rule 3: what has no header of ours is a foreign frame, which is no error: a classic program may
@@ -55,6 +56,8 @@ ALL = b"\xfe"
 """The control topic that every peer subscribes to."""
 GROUP = b"\xfd"
 """The first byte of the topic of a group; the name follows."""
+DIRECT = b"\xfc"
+"""The first byte of the topic of messages to one peer; its id follows, in hexadecimal digits."""
 TOPIC_LIMIT = 1024
 """Bytes of an ordinary topic. libzmq keeps subscriptions in a tree with a level for each byte,
 which it takes down by recursion: 200,000 levels end the process."""
@@ -88,14 +91,12 @@ class Kind(IntEnum):
     """Another such piece, the last value of a topic, to an inbox."""
     ANNOUNCE = 7
     """An announce that has changed since the first, to all or to an inbox."""
-    DIRECT = 8
-    """A message for one peer, to its inbox."""
+    PACK = 8
+    """Several messages of the application, with numbers in a row."""
     REQUEST = 9
     """A request, to an inbox."""
     REPLY = 10
     """The answer to a request, to an inbox."""
-    PACK = 11
-    """Several messages of the application, with numbers in a row."""
 
 
 _KINDS = tuple(Kind)
@@ -178,6 +179,16 @@ def check_name(what: str, name: str) -> bytes:
 def group_topic(name: str) -> bytes:
     """The topic of a group; raises like `check_name`."""
     return GROUP + check_name("group", name)
+
+
+def direct_topic(id: PeerId) -> bytes:
+    """The topic of messages to one peer."""
+    return DIRECT + id.hex.encode()
+
+
+def is_private(topic: bytes) -> bool:
+    """Whether a topic, or what begins with it, is for a group or for one peer: no subscription to topics gets it."""
+    return topic[:1] in (DIRECT, GROUP)
 
 
 def _check_text(what: str, text: str) -> bytes:

@@ -13,6 +13,7 @@ topic after a rest calls `activate`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from attrs import define, field
 
@@ -28,6 +29,7 @@ from .envelope import (
     check_topic,
     data_frame,
     data_prefix,
+    direct_topic,
     group_topic,
     pack_frame,
 )
@@ -90,6 +92,8 @@ class Publications:
     _stream: int = 0
     topics: dict[str, Publication] = field(factory=dict)
     groups: dict[str, Publication] = field(factory=dict)
+    peers: dict[PeerId, Publication] = field(factory=dict)
+    """What we publish to one peer each."""
     _retained: dict[Publication, None] = field(factory=dict)
     _active: dict[Publication, None] = field(factory=dict)
     _rests: Timers[Publication] = field(factory=Timers)
@@ -117,20 +121,36 @@ class Publications:
         publication = self.groups[group] = self._new(raw)
         return publication, frames
 
+    def add_peer(self, id: PeerId) -> tuple[Publication, list[bytes]]:
+        """The same for the messages to one peer."""
+        frames = self._make_room()
+        publication = self.peers[id] = self._new(direct_topic(id))
+        return publication, frames
+
+    def forget_peer(self, id: PeerId) -> None:
+        """A peer is gone: it is told nothing more of what was sent to it."""
+        if (publication := self.peers.pop(id, None)) is not None:
+            self._drop(publication)
+
     def _new(self, topic: bytes) -> Publication:
         return Publication(topic, self._stream, data_prefix(topic, self._id, self._session, self._stream))
 
     def _make_room(self) -> list[bytes]:
-        if len(self.topics) + len(self.groups) < self._config.max_topics:
+        if len(self.topics) + len(self.groups) + len(self.peers) < self._config.max_topics:
             return []
-        table = self.topics or self.groups
+        tables: tuple[dict[Any, Publication], ...] = self.topics, self.groups, self.peers
+        table = next(filter(None, tables))
         publication = table.pop(next(iter(table)))
+        self._drop(publication)
+        return [publication.tail] if publication.sequence else []
+
+    def _drop(self, publication: Publication) -> None:
         publication.is_active = False
         self._retained.pop(publication, None)
         self._active.pop(publication, None)
         self._rests.cancel(publication)
+        # Whoever comes back under its name counts from 1 again, in another stream.
         self._stream = (self._stream + 1) & 0xFFFFFFFF
-        return [publication.tail] if publication.sequence else []
 
     def activate(self, publication: Publication, now: float) -> None:
         """The topic does not rest any more."""
@@ -192,7 +212,7 @@ class Publications:
 
     def numbers(self, scope: Scope, prefixes: tuple[bytes, ...]) -> Iterator[TopicNumber]:
         """The topics that a marker asks for, with their numbers."""
-        for publication in (*self.topics.values(), *self.groups.values()):
+        for publication in (*self.topics.values(), *self.groups.values(), *self.peers.values()):
             if _is_within(publication, scope, prefixes):
                 yield TopicNumber(publication.topic, publication.stream, publication.sequence)
 
