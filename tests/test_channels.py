@@ -76,10 +76,10 @@ class Listener(ProxyListener, DataListener):
     def relay_down(self, proxy: Endpoint) -> None:
         self._tell("relay_down", proxy)
 
-    def data_frames(self, frames: Sequence[bytes]) -> int:
+    def data_frames(self, frames: Sequence[bytes], most: int) -> tuple[int, int]:
         self.frames += frames
         self._tell("frames", len(frames))
-        return len(frames)
+        return len(frames), len(frames)
 
     def subscribed(self, topic: bytes) -> None:
         self._tell("subscribed", topic)

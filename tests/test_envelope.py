@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from zdisco._core import envelope
 from zdisco._core.envelope import (
     ALL,
+    PACK_LIMIT,
     ConfirmBody,
     ControlFrame,
     DataFrame,
@@ -244,6 +245,14 @@ def test_what_was_packed_is_unpacked(packed: list[bytes], first: int) -> None:
             unpack(frame[:size], len(frame) - len(parts.payload))
     with pytest.raises(MalformedMessage):
         unpack(frame + b"x", len(frame) - len(parts.payload))
+
+
+def test_a_pack_has_a_bound() -> None:
+    whole = pack_frame(data_prefix(b"eur", ID, SESSION, 5), 1, [b""] * PACK_LIMIT)
+    at = len(b"eur\0") + envelope.HEADER.size
+    assert len(unpack(whole, at)) == PACK_LIMIT
+    with pytest.raises(MalformedMessage, match="257 messages"):
+        unpack(pack_frame(data_prefix(b"eur", ID, SESSION, 5), 1, [b""] * (PACK_LIMIT + 1)), at)
 
 
 @given(st.binary(max_size=60))

@@ -205,7 +205,7 @@ def test_the_messages_of_a_pack_come_as_if_each_had_a_frame() -> None:
     other = reader.subscribe(b"t", tells=False)
     reader.confirm()
     frames = [pack(b"t", 1, 3), frame(b"t", 4), pack(b"t", 5, 1), pack(b"u", 1, 2), pack(b"t", 6, 2)]
-    assert reader.subscriptions.deliver(frames) == 9
+    assert reader.subscriptions.deliver(frames) == (5, 9)
     assert shown(stream) == [1, 2, 3, 4, 5, 1, 2, 6, 7]
     assert shown(other) == [1, 2, 3, 4, 5, 6, 7]
     assert not reader.losses
@@ -230,9 +230,18 @@ def test_a_pack_that_is_none_is_counted_and_its_messages_told_lost(is_first: boo
     reader, stream = joined()
     whole = pack(b"t", 3, 2)
     before = [] if is_first else [pack(b"t", 1, 2)]
-    assert reader.subscriptions.deliver([*before, whole[:-1], pack(b"t", 5, 1)]) == (2 if is_first else 4)
+    assert reader.subscriptions.deliver([*before, whole[:-1], pack(b"t", 5, 1)])[1] == (2 if is_first else 4)
     assert shown(stream) == ([-4, 5] if is_first else [1, 2, -2, 5])
     assert reader.drops == {Drop.MALFORMED_CONTROL: 1}
+
+
+def test_no_more_packs_are_taken_than_a_turn_has_room_for() -> None:
+    reader, stream = joined()
+    frames = [pack(b"t", 1, 3), frame(b"t", 4), pack(b"t", 5, 5), pack(b"t", 10, 2), frame(b"t", 12)]
+    taken, messages = reader.subscriptions.deliver(frames, 6)
+    assert (taken, messages, shown(stream)) == (3, 9, list(range(1, 10)))
+    assert reader.subscriptions.deliver(frames[taken:], 6) == (2, 3)
+    assert shown(stream) == [10, 11, 12]
 
 
 def test_a_slow_reader_loses_the_oldest_messages_of_packs() -> None:

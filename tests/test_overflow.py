@@ -48,9 +48,9 @@ class Listener:
     def subscribed(self, topic: bytes) -> None:
         self.topics.append(topic)
 
-    def data_frames(self, frames: Sequence[bytes]) -> int:
+    def data_frames(self, frames: Sequence[bytes], most: int) -> tuple[int, int]:
         self.frames += frames
-        return len(frames)
+        return len(frames), len(frames)
 
     def observed(self, event: MonitorEvent) -> None:
         self.events.append(event)

@@ -1343,7 +1343,7 @@ async def test_an_error_in_our_task_reaches_who_leaves_the_block(caplog: pytest.
     net = MemoryNetwork()
     async with net.proxy():
         peer = await new_peer(net).__aenter__()
-        peer._opened.data_frames = lambda _: 1 / 0  # type: ignore[assignment, return-value]
+        peer._opened.data_frames = lambda *_: 1 / 0  # type: ignore[assignment]
         async with new_peer(net):
             with suppress(ClosedError):
                 await peer.wait_for(2, timeout=LIMIT)

@@ -10,8 +10,8 @@ import anyio
 import pytest
 from trio.testing import MockClock
 
-from zdisco import Peer, PeerConfig, Proxy
-from zdisco._core.envelope import ControlFrame, DataFrame, Kind, split, unpack
+from zdisco import MessagesLost, Peer, PeerConfig, Proxy
+from zdisco._core.envelope import PACK_LIMIT, ControlFrame, DataFrame, Kind, split, unpack
 from zdisco._publisher import _SINGLES, _TURN, _TURN_TIME
 from zdisco.testing import MemoryNetwork, new_jumping_loop
 
@@ -148,6 +148,13 @@ async def test_messages_that_come_slowly_leave_at_once_although_nobody_else_runs
 @JUMPING
 async def test_a_pack_is_not_kept_for_who_is_slow_to_go_on() -> None:
     async with wired() as (publisher, _, wire):
+        for _ in range(2 * _TURN):
+            publisher.publish_nowait("t", b"")
+        wire.time += 2 * _TURN_TIME
+        publisher.publish_nowait("t", b"")
+        assert messages(wire.shapes()) == 2 * _TURN + 1
+        await anyio.sleep(0.01)
+        wire.time += 2 * _TURN_TIME
         for _ in range(_SINGLES + 3):
             publisher.publish_nowait("t", b"")
         assert wire.shapes() == [("t", 1)] * _SINGLES
@@ -242,6 +249,31 @@ async def test_what_is_packed_is_sent_when_the_peer_is_closed_at_once() -> None:
         assert wire.shapes()[0] == ("t", 5)
 
 
+@JUMPING
+async def test_a_turn_that_has_many_publishers_is_still_one() -> None:
+    async with wired() as (publisher, _, wire), anyio.create_task_group() as tasks:
+        most = 0
+        post = wire.post
+
+        def counted(frame: bytes) -> bool:
+            nonlocal most
+            most = max(most, len(publisher._publishing._packs))
+            return post(frame)
+
+        publisher._publishing._post = counted
+        for number in range(30):
+            tasks.start_soon(publish, publisher, f"t{number % 3}", 300, 2000)
+    assert most <= _TURN
+
+
+@JUMPING
+async def test_no_pack_has_more_messages_than_a_reader_takes_in_a_turn() -> None:
+    async with wired(pack_size=65_535) as (publisher, _, wire):
+        await publisher.publish_many("t", [b""] * 1000)
+        await anyio.sleep(0.01)
+        assert max(count for _, count in wire.shapes()) <= PACK_LIMIT
+
+
 # Where publishers wait
 
 
@@ -269,7 +301,7 @@ async def test_a_pack_gets_past_a_full_queue_and_the_next_message_waits_alone() 
 @JUMPING
 @pytest.mark.parametrize(("overflow", "is_packed"), [("wait", False), ("drop", True)])
 async def test_in_a_short_queue_that_is_waited_for_nothing_is_packed(overflow: str, is_packed: bool) -> None:
-    async with wired(overflow=overflow, send_hwm=100) as (publisher, _, wire):
+    async with wired(overflow=overflow, send_hwm=1000) as (publisher, _, wire):
         await publish(publisher, "t", 50)
         await anyio.sleep(0.01)
         assert any(count > 1 for _, count in wire.shapes()) is is_packed
@@ -278,7 +310,7 @@ async def test_in_a_short_queue_that_is_waited_for_nothing_is_packed(overflow: s
 @JUMPING
 @pytest.mark.parametrize(("most", "is_packed"), [(1, False), (2, True)])
 async def test_only_so_many_topics_get_past_full_queues(most: int, is_packed: bool) -> None:
-    async with wired(overflow="wait", send_hwm=most * 2 * _TURN) as (publisher, _, wire):
+    async with wired(overflow="wait", send_hwm=most * 4 * _TURN) as (publisher, _, wire):
         await publish(publisher, "t", _SINGLES + 2)
         wire.is_full = True
         await anyio.sleep(0.01)
@@ -291,7 +323,7 @@ async def test_only_so_many_topics_get_past_full_queues(most: int, is_packed: bo
 
 @JUMPING
 async def test_topics_that_rest_behind_a_full_queue_keep_no_others_from_packing_and_wait_when_they_wake() -> None:
-    async with wired(overflow="wait", send_hwm=2 * _TURN) as (publisher, _, wire), anyio.create_task_group() as tasks:
+    async with wired(overflow="wait", send_hwm=4 * _TURN) as (publisher, _, wire), anyio.create_task_group() as tasks:
         await publish(publisher, "t", _SINGLES + 2)
         wire.is_full = True
         await anyio.sleep(1)
@@ -308,26 +340,106 @@ async def test_topics_that_rest_behind_a_full_queue_keep_no_others_from_packing_
         publisher._opened.data.rouse()
 
 
+@JUMPING
+async def test_nothing_is_kept_of_topics_that_had_to_go() -> None:
+    async with wired(overflow="wait", max_topics=10, send_hwm=4 * _TURN) as (publisher, _, wire):
+        wire.is_full = True
+        for number in range(100):
+            assert not publisher.publish_nowait(f"t{number}", b"")
+        assert len(publisher._publishing._passed) == 0
+
+
 # On sockets
+
+
+@asynccontextmanager
+async def linked(proxy: Proxy, config: PeerConfig) -> AsyncIterator[tuple[Peer, Peer]]:
+    async with Peer(proxy.endpoint, config=config) as publisher, Peer(proxy.endpoint, config=config) as reader:
+        await publisher.wait_for(1)
+        yield publisher, reader
+
+
+@pytest.mark.parametrize(("tasks", "size"), [(30, 1500), (6, 3900)])
+async def test_where_publishers_wait_many_of_them_lose_nothing(proxy: Proxy, tasks: int, size: int) -> None:
+    config = PeerConfig(overflow="wait", send_hwm=4 * _TURN)
+    count, got, lost = 500, 0, 0
+    async with (
+        linked(proxy, config) as (publisher, reader),
+        reader.subscribe("", losses=True) as stream,
+        anyio.create_task_group() as group,
+    ):
+        for number in range(tasks):
+            group.start_soon(publish, publisher, f"t{number}", count, size)
+        with anyio.fail_after(50):
+            async for message in stream:
+                if isinstance(message, MessagesLost):
+                    lost += message.count
+                else:
+                    got += 1
+                if got + lost == tasks * count:
+                    break
+    assert lost == 0
+
+
+async def test_where_publishers_wait_what_is_not_sent_is_said(proxy: Proxy) -> None:
+    config = PeerConfig(overflow="wait", send_hwm=4 * _TURN)
+    async with linked(proxy, config) as (publisher, reader), reader.subscribe("", losses=True) as stream:
+        sent = sum(publisher.publish_nowait("t", b"%01000d" % number) for number in range(50_000))
+        assert 0 < sent < 50_000
+        got: list[int] = []
+        with anyio.fail_after(50):
+            async for message in stream:
+                got.append(int(message.payload))  # type: ignore[union-attr]
+                if len(got) == sent:
+                    break
+        assert got == sorted(set(got))
+
+
+async def test_a_reader_that_keeps_up_loses_nothing_where_packs_and_large_messages_alternate(proxy: Proxy) -> None:
+    capacity = 4 * _TURN
+    config = PeerConfig(overflow="wait", stream_capacity=capacity)
+    rounds = 40
+    async with (
+        linked(proxy, config) as (publisher, reader),
+        reader.subscribe("") as stream,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def flood() -> None:
+            for _ in range(rounds):
+                await publisher.publish_many("t", [b"x"] * 1024)
+                for _ in range(3):
+                    await publisher.publish("t", bytes(5000))
+
+        tasks.start_soon(flood)
+        got = 0
+        with anyio.fail_after(50):
+            async for _ in stream:
+                got += 1
+                if got == rounds * 1027:
+                    break
+        assert stream.dropped == stream.lost == 0
 
 
 @pytest.mark.parametrize("topics", [("t",), ("t", "u", "v")])
 @pytest.mark.parametrize("overflow", ["wait", "drop"])
 async def test_a_flood_arrives_whole_and_in_order(proxy: Proxy, topics: tuple[str, ...], overflow: str) -> None:
     count = 5_000
-    async with Peer(proxy.endpoint, config=PeerConfig(overflow=overflow)) as publisher, Peer(proxy.endpoint) as reader:
-        async with reader.subscribe("", losses=True) as stream, anyio.create_task_group() as tasks:
-            await publisher.wait_for(1)
+    async with (
+        linked(proxy, PeerConfig(overflow=overflow)) as (publisher, reader),
+        reader.subscribe("", losses=True) as stream,
+        anyio.create_task_group() as tasks,
+    ):
 
-            async def flood() -> None:
-                for number in range(count):
-                    await publisher.publish(topics[number // 40 % len(topics)], b"%d" % number)
+        async def flood() -> None:
+            for number in range(count):
+                await publisher.publish(topics[number // 40 % len(topics)], b"%d" % number)
 
-            tasks.start_soon(flood)
-            got: list[int] = []
-            with anyio.fail_after(30):
-                async for message in stream:
-                    got.append(int(message.payload))  # type: ignore[union-attr]
-                    if len(got) == count:
-                        break
+        tasks.start_soon(flood)
+        got: list[int] = []
+        with anyio.fail_after(30):
+            async for message in stream:
+                got.append(int(message.payload))  # type: ignore[union-attr]
+                if len(got) == count:
+                    break
         assert got == list(range(count))

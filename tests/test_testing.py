@@ -37,14 +37,14 @@ class Recorder:
         self.batches: list[int] = []
         self.sockets: list[MonitorEvent] = []
 
-    def data_frames(self, frames: Sequence[bytes]) -> int:
+    def data_frames(self, frames: Sequence[bytes], most: int) -> tuple[int, int]:
         self.frames += frames
         self.batches.append(len(frames))
         self.told += [("frame", frame) for frame in frames]
-        return len(frames)
+        return len(frames), len(frames)
 
     def proxy_frames(self, proxy: Endpoint, frames: Sequence[bytes]) -> None:
-        self.data_frames(frames)
+        self.data_frames(frames, len(frames))
 
     def proxy_down(self, proxy: Endpoint) -> None:
         self.told.append(("proxy_down", proxy))

@@ -67,8 +67,16 @@ class ProxyChannel(ABC):
 class DataListener(Protocol):
     """What a data channel tells."""
 
-    def data_frames(self, frames: Sequence[bytes]) -> int:
-        """Frames arrived at `dataSub`, in the order of each publisher; returns how many messages they held."""
+    def data_frames(self, frames: Sequence[bytes], most: int) -> tuple[int, int]:
+        """Frames arrived at `dataSub`, in the order of each publisher.
+
+        Args:
+            frames: Any number of them.
+            most: Messages after which no more frames are taken; one frame may hold several.
+
+        Returns:
+            How many frames were taken, and how many messages they held.
+        """
 
     def subscribed(self, topic: bytes) -> None:
         """Somebody's subscription to ``topic`` is in force at `dataPub`; every single one is told."""
@@ -106,9 +114,8 @@ class DataChannel(ABC):
     publish: Callable[[bytes], bool]
     """Publishes a data frame; false if it would have to wait, which only ``overflow="wait"`` makes it.
 
-    `published` must be called with the first frame, and again at least every few milliseconds. Raises
-    `ClosedError` if the channel is closed. It is called for each message, so it is no method that
-    calls another.
+    `published` must be called after it, once for several frames. Raises `ClosedError` if the channel
+    is closed. It is called for each message, so it is no method that calls another.
     """
     clock: Callable[[], float] = time.perf_counter
     """Seconds, by which a publisher knows how fast messages come."""
@@ -151,7 +158,7 @@ class DataChannel(ABC):
 
     @abstractmethod
     def published(self) -> None:
-        """Something is being published."""
+        """Something was published."""
 
     @abstractmethod
     async def writable(self) -> None:

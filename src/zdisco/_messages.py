@@ -13,9 +13,11 @@ was lost before its subscription was in force at the sender is not its loss.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
+from operator import length_hint
 from typing import Generic, Self, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -278,18 +280,24 @@ class Subscriptions:
         """The roster has changed."""
         self._routes.clear()
 
-    def deliver(self, frames: Sequence[bytes]) -> int:
+    def deliver(self, frames: Sequence[bytes], most: int = sys.maxsize) -> tuple[int, int]:
         """Hand frames to the streams that want them, and control frames to ``control``.
 
+        Args:
+            frames: As they arrived.
+            most: Messages after which no more packs are taken, and what follows them.
+
         Returns:
-            How many messages there were, whoever wanted them; a control frame counts as one.
+            How many frames were taken, and how many messages they held, whoever wanted them. A
+            control frame counts as one message.
         """
         self._batch = batch = self._batch + 1
         self._more = 0
+        left = iter(frames)
         numbers, find = NUMBER.unpack_from, self._routes.get
         last, at, body = _NO_PREFIX, 0, 0
         route: _Route | None = None
-        for frame in frames:
+        for frame in left:
             if not frame.startswith(last):
                 at = frame.find(b"\0") + 1 + PREFIX_SIZE
                 body = at + NUMBER.size
@@ -307,13 +315,16 @@ class Subscriptions:
             kind, sequence = numbers(frame, at)
             if kind:
                 self._deliver_other(route, kind, sequence, frame, body)
+                if len(frames) - length_hint(left) + self._more >= most:
+                    break
                 continue
             if sequence != count.last + 1:
                 self._jumped(route, sequence)
             count.last = sequence
             append(Message(sender, topic, frame[body:]))
         self._settle()
-        return len(frames) + self._more
+        taken = len(frames) - length_hint(left)
+        return taken, taken + self._more
 
     def _touch(self, route: _Route) -> None:
         """Something for these streams comes in this batch."""

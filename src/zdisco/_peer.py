@@ -693,8 +693,8 @@ class Peer:
         """Send a message to one joined peer, which reads it from its `inbox`.
 
         Messages to one peer arrive in the order in which they were sent. If its queue is full
-        (``send_hwm`` messages) it does not get this one; with ``overflow="wait"`` this waits until
-        it has room.
+        (``send_hwm`` messages) it does not get this one, and is told of the loss; with
+        ``overflow="wait"`` this waits until it has room.
 
         Args:
             to: The peer, or its id.
@@ -715,8 +715,9 @@ class Peer:
 
         Each reader gets all that comes from the call on. What comes while nobody reads, from the
         entry of the block on, waits for the next call. A reader that is more than
-        ``stream_capacity`` messages behind loses the oldest; ``dropped`` counts them. May be called
-        before the block is entered. Ends when the peer is closed.
+        ``stream_capacity`` messages behind loses the oldest; ``dropped`` counts them. What is lost on the
+        way is told by `MessagesLost` among the `events`, with an empty topic. May be called before the
+        block is entered. Ends when the peer is closed.
         """
         return self._services.inbox.reader()
 

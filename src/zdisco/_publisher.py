@@ -21,7 +21,7 @@ import anyio.lowlevel
 
 from ._arguments import payload_bytes
 from ._core.config import PeerConfig
-from ._core.envelope import check_name, check_topic
+from ._core.envelope import PACK_LIMIT, check_name, check_topic
 from ._core.errors import ClosedError, UnknownPeer
 from ._core.events import PeerEvent, PeerGone, PeerJoined
 from ._core.model import Cause, Overflow, PeerId
@@ -37,7 +37,7 @@ _OVER = float("-inf")
 _SINGLES = 8
 """Messages of a turn that are no flood yet."""
 _EXTRA = 64
-"""Bytes that each message takes in a pack beside its own, so that tiny ones are bounded, too."""
+"""Bytes that each message takes in a pack beside its own, at the least."""
 _NO_NAME: Any = object()
 
 
@@ -71,6 +71,8 @@ class Publisher:
         """How many messages of this turn go alone."""
         self._flooded = _OVER
         """When the latest turn ended that was full."""
+        # So that no pack has more than so many messages, however small.
+        self._extra = max(_EXTRA, -(-config.pack_size // PACK_LIMIT))
         self._size = self._pack_size = config.pack_size
         """The latter; 0 while a peer is joined that could not read a pack."""
         self._classic: set[PeerId] = set()
@@ -87,18 +89,18 @@ class Publisher:
         self._packs: list[tuple[Publication, bytes]] = []
         """Those that were closed in this turn. They leave together: each frame alone would wake the I/O thread."""
         self._waits = config.overflow is Overflow.WAIT
-        self._blocked: set[Publication] = set()
-        """Those that are not known to find room, where publishing waits for it."""
-        # Such frames have as much room again as the queue. A turn has no more packs than half of its
-        # messages, so this leaves three quarters of the room to control frames.
-        self._most_blocked = config.send_hwm // (2 * _TURN)
+        self._passed: set[Publication] = set()
+        """Those whose last packs had to get past a full queue."""
+        # Such frames have as much room again as the queue. No more than a turn of packs leaves at
+        # once, so this keeps three quarters of the room for control frames.
+        self._most_passed = config.send_hwm // (4 * _TURN)
 
     # Messages
 
     def take(self, topic: str, payload: bytes, retain: bool) -> bool:
         """Put a message into the open pack if there is nothing else to do: the case that comes again and again."""
         if topic == self._name and type(payload) is bytes and not retain and self._clock() <= self._due:
-            room = self._room - len(payload) - _EXTRA
+            room = self._room - len(payload) - self._extra
             if room >= 0:
                 self._room = room
                 self._append(payload)
@@ -152,8 +154,9 @@ class Publisher:
 
     def _publish_chunk(self, topic: str, payloads: Sequence[bytes]) -> int:
         """Send messages as long as none has to wait; returns how many were sent."""
+        extra = self._extra
         for sent, payload in enumerate(payloads):
-            if topic == self._name and type(payload) is bytes and (room := self._room - len(payload) - _EXTRA) >= 0:
+            if topic == self._name and type(payload) is bytes and (room := self._room - len(payload) - extra) >= 0:
                 self._room = room
                 self._append(payload)
             elif not self._publish(topic, payload, False):
@@ -173,7 +176,7 @@ class Publisher:
 
     def _send(self, publication: Publication, payload: bytes, name: str = _NO_NAME, retain: bool = False) -> bool:
         """Put a message into a pack, or send it alone; false if it would have to wait."""
-        size = len(payload) + _EXTRA
+        size = len(payload) + self._extra
         # What fills more than half of a pack shares it with nothing.
         if self._turn >= self._singles and 2 * size <= self._size and not retain:
             if self._packing is not publication or self._room < size:
@@ -185,10 +188,12 @@ class Publisher:
         self.flush()
         self._count(1)
         frame = publication.frame(payload)
-        if not self._post(frame):
+        publication.needs_room = not self._post(frame)
+        self._data.published()
+        if publication.needs_room:
             return False
         publication.sent += 1
-        self._blocked.discard(publication)
+        self._passed.discard(publication)
         if retain:
             self._publications.retain(publication, frame)
         return True
@@ -205,30 +210,36 @@ class Publisher:
         return True
 
     def _may_pass(self, publication: Publication) -> bool:
-        if publication in self._blocked:
+        if publication.needs_room:
             return False
-        if len(self._blocked) >= self._most_blocked:
-            # One that rests goes alone when it wakes.
-            self._blocked = {one for one in self._blocked if one.is_active}
-        return len(self._blocked) < self._most_blocked
+        if len(self._passed) >= self._most_passed:
+            # One that rests needs room when it wakes.
+            self._passed = {one for one in self._passed if one.is_active}
+        return len(self._passed) < self._most_passed
 
     def _close_pack(self) -> None:
         if (publication := self._packing) is not None:
             self._packing, self._name, self._room = None, _NO_NAME, 0
             self._count(len(publication.pack))
             self._packs.append((publication, publication.close_pack()))
+            if len(self._packs) >= _TURN:
+                self._send_packs()
 
     def flush(self) -> None:
         """Send all packs."""
         self._close_pack()
-        if not self._packs:
-            return
+        if self._packs:
+            self._send_packs()
+
+    def _send_packs(self) -> None:
         packs, self._packs = self._packs, []
         try:
             for publication, frame in packs:
                 if not self._post(frame):
-                    self._blocked.add(publication)
+                    publication.needs_room = True
+                    self._passed.add(publication)
                     self._data.send(frame)
+            self._data.published()
         except ClosedError:
             pass  # whoever publishes next is told
 
@@ -244,7 +255,8 @@ class Publisher:
     def told(self, event: PeerEvent) -> None:
         """The roster has changed."""
         id = event.peer.id
-        if isinstance(event, PeerJoined) and self._driver.core.roster.session_of(id) is None:
+        if isinstance(event, PeerJoined) and self._driver.core.roster.is_classic(id):
+            self.flush()
             self._classic.add(id)
         elif isinstance(event, PeerGone):
             self._classic.discard(id)
@@ -284,8 +296,6 @@ class Publisher:
         for frame in first:
             self._driver.send(frame)
         if not publication.is_active:
-            if self._waits:
-                self._blocked.add(publication)
             self._publications.activate(publication, current_time())
             self._driver.feed([])
         return publication
@@ -302,7 +312,9 @@ class Publisher:
         if self._has_turn:
             self._note_flood()
             await anyio.lowlevel.checkpoint()
-        self._begin_turn()
+        # Another task may have begun one meanwhile, in which there is room for us.
+        if self._clock() > self._due:
+            self._begin_turn()
 
     def _keep_turn(self) -> None:
         """One more message of who lets nobody else run."""
@@ -312,7 +324,7 @@ class Publisher:
 
     def _begin_turn(self) -> None:
         self._check()
-        self._data.published()
+        self.flush()
         now = self._clock()
         self._has_turn, self._turn, self._due = True, 0, now + _TURN_TIME
         self._singles = 0 if now - self._flooded <= _TURN_TIME else _SINGLES

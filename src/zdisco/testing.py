@@ -39,7 +39,7 @@ from attrs import define, field
 from ._channels import DataChannel, DataListener, Network, ProxyChannel, ProxyListener
 from ._core.config import PeerConfig
 from ._core.endpoints import TcpEndpoint, numeric, parse
-from ._core.envelope import inbox
+from ._core.envelope import PACK_LIMIT, inbox
 from ._core.errors import BindError, ClosedError, InvalidEndpoint, MalformedMessage
 from ._core.model import Endpoint, Overflow, Probe
 from ._core.wire import Welcome, decode, encode
@@ -803,7 +803,7 @@ class _MemoryDataChannel(DataChannel):
     def _settle(self) -> None:
         frames, self._frames = self._frames, []
         if frames and self._listener is not None:
-            self._listener.data_frames(frames)
+            self._listener.data_frames(frames, len(frames) * PACK_LIMIT)
 
     def _event(self, dialer: _Dialer, event: SocketEvent, value: int) -> None:
         self._settle()

@@ -13,11 +13,11 @@ from attrs.validators import deep_iterable
 from .model import Overflow, ReconnectStop
 
 _MOST = 2**31 - 1
-_LARGEST_PACK = 65_535
-"""The sizes in a pack have two bytes."""
 """libzmq keeps its options in 32 bits ..."""
 _LONGEST = 2_000_000.0
 """... and times in milliseconds."""
+_LARGEST_PACK = 65_535
+"""The sizes in a pack have two bytes."""
 
 
 def _is_seconds(_: object, attribute: Attribute[float], value: object) -> None:

@@ -58,6 +58,8 @@ GROUP = b"\xfd"
 """The first byte of the topic of a group; the name follows."""
 DIRECT = b"\xfc"
 """The first byte of the topic of messages to one peer; its id follows, in hexadecimal digits."""
+PACK_LIMIT = 256
+"""Messages in a pack. A reader takes as many before it lets others run."""
 TOPIC_LIMIT = 1024
 """Bytes of an ordinary topic. libzmq keeps subscriptions in a tree with a level for each byte,
 which it takes down by recursion: 200,000 levels end the process."""
@@ -218,7 +220,7 @@ def data_frame(prefix: bytes, kind: Kind, sequence: int, payload: bytes) -> byte
 def pack_frame(prefix: bytes, first: int, payloads: Sequence[bytes]) -> bytes:
     """One frame with several messages of a stream, the first of which has this number.
 
-    There are no more than 65,535 of them, each of no more than 65,535 bytes.
+    There are no more than `PACK_LIMIT` of them, each of no more than 65,535 bytes.
     """
     count = len(payloads)
     sizes = pack(f">H{count}H", count, *map(len, payloads))
@@ -229,12 +231,12 @@ def unpack(frame: bytes, at: int) -> Sequence[bytes]:
     """The payloads of a pack, whose header ends at ``at``; there is at least one.
 
     Raises:
-        MalformedMessage: If there is none, or they do not fill the frame.
+        MalformedMessage: If there is none, or too many, or they do not fill the frame.
     """
     count = int.from_bytes(frame[at : at + _LENGTH.size])
     start = at + (1 + count) * _LENGTH.size
-    if not count or start > len(frame):
-        raise MalformedMessage("a pack without messages, or cut off", len(frame))
+    if not 1 <= count <= PACK_LIMIT or start > len(frame):
+        raise MalformedMessage(f"a pack of {count} messages, or cut off", len(frame))
     sizes: tuple[int, ...] = unpack_from(f">{count}H", frame, at + _LENGTH.size)
     if start + sum(sizes) != len(frame):
         raise MalformedMessage("the messages of a pack do not fill it", len(frame))

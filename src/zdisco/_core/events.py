@@ -64,6 +64,7 @@ class MessagesLost:
     sender: PeerInfo | None
     """``None`` for a classic peer: it numbers nothing, so only what a slow reader drops is known."""
     topic: str
+    """Empty for messages to us alone, too: those of `Peer.inbox`."""
     count: int
 
 

@@ -52,6 +52,8 @@ class Publication:
     """The payloads of those that were published after it and leave in one frame."""
     is_active: bool = False
     """Whether something was published since the last look at it."""
+    needs_room: bool = True
+    """Whether its next message has to find room by itself, where publishing waits for it."""
     seen: int = 0
     """The number at the last look at it."""
     retained: bytes | None = None
@@ -154,7 +156,7 @@ class Publications:
 
     def activate(self, publication: Publication, now: float) -> None:
         """The topic does not rest any more."""
-        publication.is_active = True
+        publication.is_active = publication.needs_room = True
         self._rests.cancel(publication)
         self._active[publication] = None
         if self._look is None:

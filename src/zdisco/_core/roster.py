@@ -161,6 +161,10 @@ class Roster:
                     return link.announce.session
         return None
 
+    def is_classic(self, id: PeerId) -> bool:
+        """Whether a peer that we have a link to says no more than a classic one."""
+        return any(link.announce.is_classic for link in self._links.of(id))
+
     def connected_endpoint(self, announce: Announce) -> Endpoint | None:
         """The numeric spelling under which we are connected to where this announce points; ``None`` if we are not."""
         link = self._links.get((announce.info.id, announce.session))

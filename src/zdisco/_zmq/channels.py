@@ -15,6 +15,7 @@ queue is read. Control frames get past full queues by a higher mark instead.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -284,8 +285,10 @@ class ZmqDataChannel(DataChannel):
         self._down: set[Endpoint] = set()
         """Those whose connection has ended, or did not come about, since it was last tried."""
         self._drains: dict[Endpoint, _Drain] = {}
-        self._limit = 1
-        """Frames to read at once."""
+        self._left: Sequence[bytes] = ()
+        """Frames that were read and not told yet."""
+        self._credit = BATCH
+        """Messages that may be told: as many in each turn as a reader takes in one."""
         self._waits = config.overflow is Overflow.WAIT
         self._hwm = data_send_hwm(config)
         self._turns = Turns("peer")
@@ -330,21 +333,34 @@ class ZmqDataChannel(DataChannel):
     def _read_sub_once(self) -> bool:
         """Read some frames and tell them; returns whether no more were there."""
         socket = self._sub.socket
+        self._credit = min(BATCH, self._credit + BATCH)
+        if self._left:
+            self._tell_frames(self._left)
+            if self._left:
+                return False
         now = current_time() if self._drains else 0.0
         # Decided before the read: what it finds, or does not find, counts for these only.
         ripe = [endpoint for endpoint in self._drains if self._ripe_at(endpoint) <= now]
         # Whoever waits for a single message gets it before we see that no more follow, which takes as long.
-        frames = socket.receive_nowait(1 if socket.drained else self._limit)
+        frames = socket.receive_nowait(1 if socket.drained else BATCH)
         for endpoint, drain in self._drains.items():
             drain.count(frames, now)
             drain.others *= endpoint in ripe
-        if frames and self._listener is not None:
-            # Many messages may share a frame. In one turn no more come than a reader takes in one.
-            messages = self._listener.data_frames(frames)
-            self._limit = max(1, BATCH * len(frames) // max(messages, len(frames)))
+        self._tell_frames(frames)
+        is_done = socket.drained and not self._left
         for endpoint in ripe:
-            self._settle(endpoint, socket.drained, now)
-        return socket.drained
+            self._settle(endpoint, is_done, now)
+        return is_done
+
+    def _tell_frames(self, frames: Sequence[bytes]) -> None:
+        """Tell as many as there is credit for; a frame with more messages than that is paid for later."""
+        self._left = ()
+        if frames and self._listener is not None:
+            # What the end of a connection waits for is told at once.
+            most = self._credit if not self._drains else sys.maxsize
+            taken, messages = self._listener.data_frames(frames, most) if most > 0 else (0, 0)
+            self._left = frames[taken:]
+            self._credit -= messages
 
     async def _wait_sub(self) -> None:
         if not self._drains:
@@ -532,7 +548,7 @@ class ZmqDataChannel(DataChannel):
         return True
 
     def published(self) -> None:
-        """Something is being published, which may swallow an edge of the descriptor: look after that a little later."""
+        """Something was published, which may have swallowed an edge of the descriptor: look after that soon."""
         if not self._looks_again:
             self._looks_again = True
             if self._loop is not None:

@@ -61,13 +61,15 @@ class _Waiter(Protocol):
 class _LoopWaiter:
     """Waits with a reader of the event loop, registered only while somebody waits: else the loop would spin."""
 
-    __slots__ = ("_context", "_fd", "_future", "_loop", "_read", "_reads_again")
+    __slots__ = ("_context", "_error", "_fd", "_future", "_loop", "_read", "_reads_again")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int) -> None:
         self._loop = loop
         self._fd = fd
         self._context = callback_context()
         self._read: Callable[[], bool] | None = None
+        self._error: Exception | None = None
+        """What it raised."""
         self._reads_again = False
         """Whether it is called in the next turn anyway."""
         self._future: asyncio.Future[None] | None = None
@@ -82,6 +84,9 @@ class _LoopWaiter:
             await future
         finally:
             self._disarm()
+        if (error := self._error) is not None:
+            self._error = None
+            raise error
 
     def _readable(self) -> None:
         if not self._reads_again:
@@ -92,9 +97,8 @@ class _LoopWaiter:
         try:
             is_done = self._context.run(self._read)
         except Exception as error:  # noqa: BLE001  whoever waits raises it
-            if (future := self._future) is not None and not future.done():
-                future.set_exception(error)
-            self._disarm()
+            self._error = error
+            self.wake()
         else:
             if not is_done and self._future is not None:
                 # In the next turn, after those who have got something now. The descriptor may not tell of it again.
