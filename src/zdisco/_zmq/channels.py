@@ -417,19 +417,25 @@ class ZmqDataChannel(DataChannel):
             self._down.discard(event.endpoint)
 
     async def _read_pub(self) -> None:
-        socket = self._pub.socket
+        # As promptly as `dataSub`: a link message names a subscription that must have been read by then.
         while True:
-            await anyio.lowlevel.checkpoint()
-            before = socket.multiparts
-            frames = socket.receive_origins_nowait()
-            if self._listener is not None:
-                for _ in range(socket.multiparts - before):
-                    self._listener.dropped(Drop.MALFORMED_SUBSCRIPTION, "multipart")
-                self._tell_subscriptions(self._listener, frames)
-            # What woke us may have been room in a queue, or the end of a connection.
-            self._turns.start()
-            if socket.drained:
-                await socket.wait()
+            if self._read_pub_once():
+                await self._pub.socket.wait(self._read_pub_once)
+            else:
+                await anyio.lowlevel.checkpoint()
+
+    def _read_pub_once(self) -> bool:
+        """Read some subscriptions and tell them; returns whether no more were there."""
+        socket = self._pub.socket
+        before = socket.multiparts
+        frames = socket.receive_origins_nowait()
+        if self._listener is not None:
+            for _ in range(socket.multiparts - before):
+                self._listener.dropped(Drop.MALFORMED_SUBSCRIPTION, "multipart")
+            self._tell_subscriptions(self._listener, frames)
+        # What woke us may have been room in a queue, or the end of a connection.
+        self._turns.start()
+        return socket.drained
 
     def _tell_subscriptions(self, listener: DataListener, frames: Sequence[zmq.Frame]) -> None:
         for frame in frames:
