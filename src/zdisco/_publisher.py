@@ -29,7 +29,7 @@ from ._core.publications import Publication
 from ._driver import Driver
 from ._loops import current_time, soon
 
-_TURN = 256
+_TURN = 512
 """Messages that a publisher sends before it lets others run ..."""
 _TURN_TIME = 0.002
 """... and seconds."""

@@ -21,7 +21,7 @@ from ._loops import Arrival
 
 T = TypeVar("T")
 
-TURN = 256
+TURN = 512
 """Items that a reader takes before it lets others run."""
 
 

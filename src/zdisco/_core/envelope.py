@@ -59,7 +59,7 @@ GROUP = b"\xfd"
 DIRECT = b"\xfc"
 """The first byte of the topic of messages to one peer; its id follows, in hexadecimal digits."""
 PACK_LIMIT = 256
-"""Messages in a pack. A reader takes as many before it lets others run."""
+"""Messages in a pack."""
 TOPIC_LIMIT = 1024
 """Bytes of an ordinary topic. libzmq keeps subscriptions in a tree with a level for each byte,
 which it takes down by recursion: 200,000 levels end the process."""

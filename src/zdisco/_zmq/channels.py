@@ -287,6 +287,8 @@ class ZmqDataChannel(DataChannel):
         self._drains: dict[Endpoint, _Drain] = {}
         self._left: Sequence[bytes] = ()
         """Frames that were read and not told yet."""
+        self._at_once = 0
+        """How many were read since there were none before."""
         self._credit = BATCH
         """Messages that may be told: as many in each turn as a reader takes in one."""
         self._waits = config.overflow is Overflow.WAIT
@@ -342,7 +344,9 @@ class ZmqDataChannel(DataChannel):
         # Decided before the read: what it finds, or does not find, counts for these only.
         ripe = [endpoint for endpoint in self._drains if self._ripe_at(endpoint) <= now]
         # Whoever waits for a single message gets it before we see that no more follow, which takes as long.
-        frames = socket.receive_nowait(1 if socket.drained else BATCH)
+        was_drained = socket.drained
+        frames = socket.receive_nowait(1 if was_drained and self._at_once <= 1 else BATCH)
+        self._at_once = len(frames) if was_drained else self._at_once + len(frames)
         for endpoint, drain in self._drains.items():
             drain.count(frames, now)
             drain.others *= endpoint in ripe

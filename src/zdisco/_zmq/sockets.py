@@ -49,7 +49,7 @@ _CANNOT_BIND = {
 _DONTWAIT = int(zmq.DONTWAIT)
 _POLLIN = int(zmq.POLLIN)
 """As plain numbers: reading the enum's value costs as much as half a receive."""
-BATCH = 256
+BATCH = 512
 """Frames that a reader takes before it lets others run."""
 
 
