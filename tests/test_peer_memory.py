@@ -579,15 +579,15 @@ async def test_who_publishes_or_reads_without_a_pause_lets_others_run() -> None:
             turns += 1
             await checkpoint()
 
-    full: Stream[int] = Stream(1000)
-    full._push(range(1000))
+    full: Stream[int] = Stream(5000)
+    full._push(range(5000))
     async with net.proxy(), new_peer(net) as peer, anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        for _ in range(1000):
+        for _ in range(5000):
             await peer.publish("t", b"")
         published = turns
         assert published > 0
-        for number in range(1000):
+        for number in range(5000):
             assert await anext(full) == number
         assert turns > published
         tasks.cancel_scope.cancel()
