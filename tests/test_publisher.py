@@ -252,6 +252,19 @@ async def test_what_is_packed_is_sent_when_the_peer_is_closed_at_once() -> None:
 
 
 @JUMPING
+async def test_the_edges_are_looked_after_behind_each_message_and_each_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with wired() as (publisher, _, wire):
+        left: list[int] = []
+        monkeypatch.setattr(publisher._opened.data, "published", lambda: left.append(len(wire.frames)))
+        wire.frames.clear()
+        await publish(publisher, "t", _SINGLES)
+        assert left == list(range(1, _SINGLES + 1))
+        await publish(publisher, "t", 50)
+        await anyio.sleep(0.01)
+        assert left[-1] == len(wire.frames) > _SINGLES
+
+
+@JUMPING
 async def test_a_turn_that_has_many_publishers_is_still_one() -> None:
     async with wired() as (publisher, _, wire), anyio.create_task_group() as tasks:
         most = 0
