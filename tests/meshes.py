@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint
 from trio.testing import MockClock
 
 from zdisco import Event, Peer, Stream
+from zdisco._core.envelope import ControlFrame, Kind, split
 from zdisco.testing import MemoryNetwork
 
 JUMPING = pytest.mark.parametrize(
@@ -52,6 +53,22 @@ async def next_of(stream: Stream[Event], kind: type[E]) -> E:
             if isinstance(event, kind):
                 return event
     raise AssertionError(f"the stream ended without {kind.__name__}")
+
+
+def lose_confirmations(monkeypatch: pytest.MonkeyPatch, sender: Peer, count: int) -> list[bytes]:
+    """Let a peer's first confirmations be lost; returns what will be those that were."""
+    channel, lost = sender._opened.data, list[bytes]()
+    send = channel.send
+
+    def lossy(frame: bytes) -> None:
+        parts = split(frame)
+        if isinstance(parts, ControlFrame) and parts.kind is Kind.CONFIRM and len(lost) < count:
+            lost.append(frame)
+        else:
+            send(frame)
+
+    monkeypatch.setattr(channel, "send", lossy)
+    return lost
 
 
 async def turn_until(holds: Callable[[], bool]) -> None:

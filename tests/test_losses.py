@@ -18,6 +18,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from trio.testing import MockClock
 
+from meshes import lose_confirmations
 from zdisco import (
     Event,
     Message,
@@ -31,7 +32,6 @@ from zdisco import (
     StreamOverflow,
     Subscription,
 )
-from zdisco._core.envelope import ControlFrame, Kind, split
 from zdisco.testing import MemoryNetwork
 
 JUMPING = pytest.mark.parametrize(
@@ -447,17 +447,7 @@ async def test_a_confirmation_that_was_lost_while_a_peer_joined_is_asked_for_aga
 ) -> None:
     net = MemoryNetwork()
     async with net.proxy(), Peer(PROXY, name="publisher", network=net) as publisher:
-        channel, lost = publisher._opened.data, list[bytes]()
-        send = channel.send
-
-        def lossy(frame: bytes) -> None:
-            parts = split(frame)
-            if isinstance(parts, ControlFrame) and parts.kind is Kind.CONFIRM and len(lost) < 2:
-                lost.append(frame)
-            else:
-                send(frame)
-
-        monkeypatch.setattr(channel, "send", lossy)
+        lost = lose_confirmations(monkeypatch, publisher, 2)
         async with (
             Peer(PROXY, name="subscriber", network=net) as subscriber,
             subscriber.subscribe("t", losses=True) as messages,

@@ -311,12 +311,18 @@ def test_a_topic_that_nothing_covers_any_more_is_forgotten_and_begins_anew() -> 
     assert shown(again) == [8]
 
 
-def test_a_topic_that_had_to_go_from_the_table_is_not_taken_for_a_new_one() -> None:
+def crowded() -> tuple[Reader, MessageStream[Received]]:
+    """A table of two topics that has seen three."""
     reader = Reader()
     reader.counts = Counts(ID, SESSION, reader.interests, 2)
     stream = reader.subscribe()
     reader.confirm()
     reader.subscriptions.deliver([frame(topic, 1) for topic in (b"a", b"b", b"c")])
+    return reader, stream
+
+
+def test_a_topic_that_had_to_go_from_the_table_is_not_taken_for_a_new_one() -> None:
+    reader, stream = crowded()
     reader.subscriptions.forget_routes()
     reader.subscriptions.deliver([frame(b"a", 5)])
     assert shown(stream) == [1, 1, 1, 5]
@@ -358,11 +364,7 @@ def test_a_marker_that_we_have_not_reached_was_one_of_an_earlier_life() -> None:
 
 
 def test_a_topic_that_had_to_go_from_the_table_and_is_in_use_gets_no_second_count() -> None:
-    reader = Reader()
-    reader.counts = Counts(ID, SESSION, reader.interests, 2)
-    stream = reader.subscribe()
-    reader.confirm()
-    reader.subscriptions.deliver([frame(topic, 1) for topic in (b"a", b"b", b"c")])
+    reader, stream = crowded()
     reader.confirm(*(TopicNumber(topic, 0, 1) for topic in (b"a", b"b", b"c")))
     reader.subscriptions.deliver([frame(b"a", number) for number in range(2, 30)])
     reader.subscriptions.forget_routes()

@@ -18,6 +18,7 @@ from attrs import evolve
 from trio.testing import MockClock
 
 from effort import THOROUGH
+from meshes import lose_confirmations, take
 from zdisco import (
     AnnounceTooLarge,
     BindError,
@@ -45,7 +46,6 @@ from zdisco import (
     Stream,
 )
 from zdisco._core.actions import ProbePeer
-from zdisco._core.envelope import ControlFrame, Kind, split
 from zdisco._core.model import Endpoint, PeerInfo, Probe
 from zdisco._core.wire import Announce, encode
 from zdisco.testing import MemoryNetwork, MemoryProxy, new_jumping_loop
@@ -101,14 +101,6 @@ async def next_of(stream: Stream[Event], kind: type[E]) -> E:
     *_, event = await through(stream, kind)
     assert isinstance(event, kind)
     return event
-
-
-async def take(stream: Stream[T], count: int) -> list[T]:
-    items: list[T] = []
-    with anyio.fail_after(LIMIT):
-        while len(items) < count:
-            items.append(await anext(stream))
-    return items
 
 
 async def within(stream: Stream[T], seconds: float) -> list[T]:
@@ -412,21 +404,10 @@ async def test_subscriptions_of_one_turn_share_a_marker() -> None:
 
 
 @JUMPING
-async def test_a_lost_confirmation_is_asked_for_again() -> None:
+async def test_a_lost_confirmation_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     net = MemoryNetwork()
     async with net.proxy(), mesh(net, "a", "b") as (a, b):
-        channel = b._opened.data
-        send = channel.send
-        lost: list[bytes] = []
-
-        def lossy(frame: bytes) -> None:
-            parts = split(frame)
-            if isinstance(parts, ControlFrame) and parts.kind is Kind.CONFIRM and len(lost) < 3:
-                lost.append(frame)
-            else:
-                send(frame)
-
-        channel.send = lossy  # type: ignore[method-assign]
+        lost = lose_confirmations(monkeypatch, b, 3)
         with anyio.fail_after(4):
             async with a.subscribe("t") as messages:
                 await b.publish("t", b"x")

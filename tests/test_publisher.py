@@ -10,7 +10,8 @@ import anyio
 import pytest
 from trio.testing import MockClock
 
-from zdisco import MessagesLost, Peer, PeerConfig, Proxy
+from meshes import take
+from zdisco import Message, MessagesLost, Peer, PeerConfig, Proxy, Subscription
 from zdisco._core.envelope import PACK_LIMIT, ControlFrame, DataFrame, Kind, split, unpack
 from zdisco._publisher import _SINGLES, _TURN, _TURN_TIME
 from zdisco.testing import MemoryNetwork, new_jumping_loop
@@ -374,6 +375,13 @@ async def linked(proxy: Proxy, config: PeerConfig) -> AsyncIterator[tuple[Peer, 
         yield publisher, reader
 
 
+async def numbers(stream: Subscription[Message | MessagesLost], count: int) -> list[int]:
+    """So many messages, none of which may have been lost."""
+    items = await take(stream, count)
+    assert not any(isinstance(item, MessagesLost) for item in items)
+    return [int(item.payload) for item in items if isinstance(item, Message)]
+
+
 @pytest.mark.parametrize(("tasks", "size"), [(30, 1500), (6, 3900)])
 async def test_where_publishers_wait_many_of_them_lose_nothing(proxy: Proxy, tasks: int, size: int) -> None:
     config = PeerConfig(overflow="wait", send_hwm=4 * _TURN)
@@ -401,12 +409,7 @@ async def test_where_publishers_wait_what_is_not_sent_is_said(proxy: Proxy) -> N
     async with linked(proxy, config) as (publisher, reader), reader.subscribe("", losses=True) as stream:
         sent = sum(publisher.publish_nowait("t", b"%01000d" % number) for number in range(50_000))
         assert 0 < sent < 50_000
-        got: list[int] = []
-        with anyio.fail_after(50):
-            async for message in stream:
-                got.append(int(message.payload))  # type: ignore[union-attr]
-                if len(got) == sent:
-                    break
+        got = await numbers(stream, sent)
         assert got == sorted(set(got))
 
 
@@ -451,10 +454,5 @@ async def test_a_flood_arrives_whole_and_in_order(proxy: Proxy, topics: tuple[st
                 await publisher.publish(topics[number // 40 % len(topics)], b"%d" % number)
 
         tasks.start_soon(flood)
-        got: list[int] = []
-        with anyio.fail_after(30):
-            async for message in stream:
-                got.append(int(message.payload))  # type: ignore[union-attr]
-                if len(got) == count:
-                    break
+        got = await numbers(stream, count)
         assert got == list(range(count))
