@@ -57,6 +57,12 @@ REASONS = {
     "answer_delay_max": "A newcomer should know everybody within a blink, however many there are.",
     "suspect_after": "Bridges a connection that is made anew at once; a person does not notice it.",
     "suspect_timeout": "Long enough for a switch or a Wi-Fi cell to come back, short enough to act on.",
+    "beat_interval": "Two frames a second for each peer, however many there are.",
+    "beat_timeout": "Two beats were missed, with some room for a busy machine.",
+    "indirect_pings": "Two others are hardly cut off from it by chance.",
+    "ping_timeout": "A peer that runs answers within milliseconds.",
+    "indirect_ping_timeout": "The answer goes two ways. With the times above and below it makes 1.7 s.",
+    "ping_interval": "Finds what nobody listens for; measures how far a peer is. It costs a tenth of the beats.",
     "announced_timeout": "Two beacons may be lost before a peer that lives is forgotten, and a machine on which a"
     " hundred peers start at once needs many seconds.",
     "farewell_memory": "The direct farewell or the end of the link follows a true farewell within milliseconds;"
@@ -307,6 +313,20 @@ def request_body() -> str:
     return fields(envelope._REQUEST, rows) + "\n| 10 | any | name of the service, then the payload |"
 
 
+def ping_body() -> str:
+    return fields(envelope._PING, ["serial, chosen by the sender"]) + (
+        f"\n| 4 | {envelope._LIFE.size} | only if it is about another peer: id (16) and session (4) of that |"
+    )
+
+
+def pong_body() -> str:
+    return fields(envelope._PONG, ["serial of the ping", "1 if the peer that it was about has not answered, else 0"])
+
+
+def suspect_body() -> str:
+    return fields(envelope._LIFE, ["id of the peer of which nothing is heard", "its session"])
+
+
 def reply_body() -> str:
     docs = member_docs(envelope, "Status")
     statuses = ", ".join(f"{status.value} `{status.name}`" for status in envelope.Status)
@@ -443,11 +463,14 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "link-states": link_states,
     "link-table": link_table,
     "marker-layout": marker_layout,
+    "ping-body": ping_body,
+    "pong-body": pong_body,
     "reconnect-stop": reconnect_stop,
     "relay-states": relay_states,
     "relay-table": relay_table,
     "reply-body": reply_body,
     "request-body": request_body,
+    "suspect-body": suspect_body,
 }
 
 DIAGRAMS: Mapping[str, Callable[[], str]] = {

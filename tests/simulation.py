@@ -70,6 +70,8 @@ class Network:
     """Pairs of names that cannot reach each other, and until when."""
     deaf: dict[tuple[str, str], float] = field(factory=dict)
     """Subscriber and publisher by name: the one cannot connect to the other, and until when."""
+    held: dict[frozenset[str], float] = field(factory=dict)
+    """Pairs of names between which nothing gets through, though no connection ends, and until when."""
     disturbed: dict[frozenset[str], float] = field(factory=dict)
     """When a connection between two of them was last cut."""
     _agenda: list[tuple[float, int, Callable[[], None]]] = field(factory=list)
@@ -166,6 +168,14 @@ class Network:
         for subscriber, publisher in ((one, other), (other, one)):
             self.cut_one_way(subscriber, publisher)
 
+    def hold(self, one: FakePeer, other: FakePeer, seconds: float) -> None:
+        """Let nothing of what they send each other arrive for so long, as where TCP repeats it in vain."""
+        self.held[frozenset((one.name, other.name))] = self.now + seconds
+
+    def arrival(self, one: str, other: str) -> float:
+        """When something that is sent now arrives, at the earliest."""
+        return max(self.now, self.held.get(frozenset((one, other)), 0.0)) + self.delay()
+
     def cut_one_way(self, subscriber: FakePeer, publisher: FakePeer, seconds: float = 0.0) -> None:
         self.deaf[subscriber.name, publisher.name] = self.now + seconds
         socket = subscriber.sub.sockets.get(publisher.endpoint)
@@ -218,7 +228,7 @@ class Connection:
     _inward: float = 0.0
 
     def subscribe(self, topic: bytes, *, off: bool = False) -> None:
-        self._outward = max(self._outward, self.network.now + self.network.delay())
+        self._outward = max(self._outward, self.network.arrival(self.socket.owner.name, self.listener.name))
         self.network.at(self._outward, lambda: self._subscribed(topic, off))
 
     def _subscribed(self, topic: bytes, off: bool) -> None:
@@ -234,7 +244,7 @@ class Connection:
     def publish(self, frame: bytes) -> None:
         if self.is_up and any(frame.startswith(topic) for topic in self.in_force):
             self.waiting.append(frame)
-            self._inward = max(self._inward, self.network.now + self.network.delay())
+            self._inward = max(self._inward, self.network.arrival(self.socket.owner.name, self.listener.name))
             self.network.at(self._inward, self.read_one)
 
     def read_one(self) -> None:

@@ -466,7 +466,7 @@ async def test_a_farewell_that_comes_after_the_end_of_the_link_is_believed(proxy
 @pytest.mark.parametrize("refusals", [1, 3, 5, 6, 7])
 def test_a_farewell_wins_over_a_refused_port_as_long_as_the_end_was_not_told(refusals: int) -> None:
     id, endpoint = uuid4(), "tcp://127.0.0.1:1"
-    roster = Roster(uuid4(), b"abcd", PeerConfig())
+    roster = Roster(uuid4(), b"abcd", PeerConfig(), lambda: 0.5)
     roster.announced(Announce(PeerInfo(id, endpoint)), endpoint, 0.0)
     assert [type(output) for output in roster.link_up(endpoint, 0.0)] == [PeerJoined]
     roster.link_down(endpoint, 1.0)
@@ -479,7 +479,7 @@ def test_a_farewell_wins_over_a_refused_port_as_long_as_the_end_was_not_told(ref
 
 def test_a_classic_peer_whose_port_goes_on_refusing_is_gone_before_it_is_suspect() -> None:
     id, endpoint, config = uuid4(), "tcp://127.0.0.1:1", PeerConfig()
-    roster, now = Roster(uuid4(), b"abcd", config), 1.0
+    roster, now = Roster(uuid4(), b"abcd", config, lambda: 0.5), 1.0
     roster.announced(Announce(PeerInfo(id, endpoint)), endpoint, 0.0)
     roster.link_up(endpoint, 0.0)
     outputs = [*roster.link_down(endpoint, now), *roster.link_retried(endpoint)]

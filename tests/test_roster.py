@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
+from attrs import evolve
 
 from zdisco._core.actions import (
     Action,
@@ -57,7 +58,9 @@ def classic(id: UUID = BOB, endpoint: str = HERE) -> Announce:
 
 
 def roster(config: PeerConfig | None = None, *, is_open: bool = True) -> Roster:
-    made = Roster(ME, SESSION, config or PeerConfig())
+    # Beats and pings have tests of their own.
+    quiet = evolve(config or PeerConfig(), beat_interval=1e5, beat_timeout=1e6, ping_interval=1e6)
+    made = Roster(ME, SESSION, quiet, lambda: 0.5)
     if is_open:
         made.open(0.0)
     return made

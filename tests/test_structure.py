@@ -33,6 +33,7 @@ ORDER = [
     "_core/actions",
     "_core/link",
     "_core/links",
+    "_core/detector",
     "_core/roster",
     "_core/relay",
     "_core/discovery",

@@ -329,6 +329,7 @@ class Subscriptions:
     def _touch(self, route: _Route) -> None:
         """Something for these streams comes in this batch."""
         route.batch = self._batch
+        route.counts.is_heard = True
         for stream in route.streams:
             self._touched[stream] = None
 

@@ -85,7 +85,9 @@ class PeerConfig:
 
     * a killed process: a refused probe, at the ``probe_delays``, then every ``reconnect_interval``;
     * a link that breaks and stays broken: suspect after ``suspect_after``, gone with cause
-      ``UNREACHABLE`` after ``suspect_timeout``.
+      ``UNREACHABLE`` after ``suspect_timeout``;
+    * a process that hangs: suspect after ``beat_timeout + indirect_ping_timeout + ping_timeout``, gone
+      with cause ``UNREACHABLE`` after ``suspect_timeout`` more.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -117,6 +119,18 @@ class PeerConfig:
     """A joined peer whose link is broken that long is suspect."""
     suspect_timeout: float = field(default=5.0, validator=_is_seconds)
     """A joined peer whose link is not verified for that long is given up."""
+    beat_interval: float = field(default=0.5, validator=_is_seconds)
+    """A joined peer shows this often to one other that it runs, see ``beat_timeout``."""
+    beat_timeout: float = field(default=1.1, validator=_is_seconds)
+    """A peer that shows nothing for that long is pinged, by us and by others. More than twice ``beat_interval``."""
+    indirect_pings: int = field(default=2, validator=_is_count)
+    """How many others are asked to ping it."""
+    ping_timeout: float = field(default=0.2, validator=_is_seconds)
+    """How long a ping waits for its answer ..."""
+    indirect_ping_timeout: float = field(default=0.4, validator=_is_seconds)
+    """... and how long where others were asked. If nothing is heard of the peer by then, it is suspect."""
+    ping_interval: float = field(default=5.0, validator=_is_seconds)
+    """One peer, chosen at random, is pinged this often, give or take half of it."""
     announced_timeout: float = field(default=75.0, validator=_is_seconds)
     """A peer that announces itself and never joins is tried until that long after its last announce."""
     farewell_memory: float = field(default=3.0, validator=_is_seconds)
@@ -201,3 +215,8 @@ class PeerConfig:
     """Topics whose last value a publisher keeps for later subscribers; no more than half of ``send_hwm``."""
     max_probes: int = field(default=64, validator=_is_count)
     """Probes that run at the same time."""
+
+    def __attrs_post_init__(self) -> None:
+        if not self.beat_timeout > 2 * self.beat_interval:
+            what = f"not {self.beat_timeout!r} and {self.beat_interval!r}"
+            raise ValueError(f"beat_timeout must be more than twice beat_interval, {what}")

@@ -37,7 +37,10 @@ from .envelope import (
     LinkBody,
     Marker,
     NumbersBody,
+    PingBody,
+    PongBody,
     RetainedBody,
+    SuspectBody,
     control_frame,
     inbox,
     parse_subscription,
@@ -103,7 +106,7 @@ class Discovery:
     _refuted_at: float = field(default=float("-inf"), init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.roster = Roster(self.me.info.id, self.me.session, self.config)
+        self.roster = Roster(self.me.info.id, self.me.session, self.config, self.jitter)
         self._relays = {proxy: Relay(proxy) for proxy in self.proxies}
 
     # What can be asked
@@ -448,6 +451,10 @@ class Discovery:
     def control(self, frame: ControlFrame, now: float) -> list[Output]:
         """A control frame for us, or for all, arrived at `dataSub`."""
         key = PeerId(bytes=frame.sender), frame.session
+        # What it says first: it may be the end of the peer, and then nothing more is to be told of it.
+        return [*self._control(key, frame, now), *self.roster.heard(key, now)]
+
+    def _control(self, key: LinkKey, frame: ControlFrame, now: float) -> list[Output]:
         try:
             match frame.kind:
                 case Kind.LINK:
@@ -462,6 +469,15 @@ class Discovery:
                     return self.roster.direct_farewell(key, FarewellBody.decode(frame.body), now)
                 case Kind.ANNOUNCE:
                     return self._announced_directly(key, decode(frame.body), now)
+                case Kind.BEAT:
+                    return []
+                case Kind.PING:
+                    return self.roster.ping_heard(key, PingBody.decode(frame.body), now)
+                case Kind.PONG:
+                    return self.roster.pong_heard(key, PongBody.decode(frame.body), now)
+                case Kind.SUSPECT:
+                    body = SuspectBody.decode(frame.body)
+                    return self.roster.suspicion_heard(key, body, now)
                 case _:
                     return [Dropped(Drop.MALFORMED_CONTROL, f"kind {frame.kind}")]
         except MalformedMessage as error:

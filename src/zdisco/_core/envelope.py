@@ -99,6 +99,14 @@ class Kind(IntEnum):
     """A request, to an inbox."""
     REPLY = 10
     """The answer to a request, to an inbox."""
+    BEAT = 11
+    """"I run", to the inbox of the next peer, or to all; without a body."""
+    PING = 12
+    """"Do you run?", or "does that one?", to an inbox."""
+    PONG = 13
+    """What came of a ping, to an inbox."""
+    SUSPECT = 14
+    """"I hear nothing of that one", to all."""
 
 
 _KINDS = tuple(Kind)
@@ -391,6 +399,9 @@ _ENTRY = Struct(">IQ")
 _FAREWELL = Struct(">Q")
 _REQUEST = Struct(">QH")
 _REPLY = Struct(">QB")
+_PING = Struct(">I")
+_PONG = Struct(">IB")
+_LIFE = Struct(">16s4s")
 _ANSWER_ME = 0x01
 _STRANGER = 0x02
 
@@ -556,6 +567,76 @@ class FarewellBody:
         if incarnation > MAX_INCARNATION:
             raise MalformedMessage("incarnation is out of range", len(body))
         return cls(incarnation)
+
+
+@frozen
+class PingBody:
+    """What a `Kind.PING` frame says.
+
+    Encoded as a serial (4 bytes); if it is about another peer, the id (16) and session (4) of that.
+    """
+
+    serial: int
+    """Chosen by its sender; stands in the answer."""
+    target: tuple[PeerId, bytes] | None = None
+
+    def encode(self) -> bytes:
+        """The body of the frame."""
+        return _PING.pack(self.serial) + (b"" if self.target is None else _pack_life(self.target))
+
+    @classmethod
+    def decode(cls, body: bytes) -> PingBody:
+        """Read the body of a frame; raises `MalformedMessage`."""
+        _check_size(body, _PING)
+        (serial,) = _PING.unpack_from(body)
+        return cls(serial, _unpack_life(body[_PING.size :]) if len(body) > _PING.size else None)
+
+
+@frozen
+class PongBody:
+    """What a `Kind.PONG` frame says: the serial of the ping (4 bytes), and a byte that is 1 if nothing was heard."""
+
+    serial: int
+    is_silent: bool = False
+    """Whether the peer that the ping was about has not answered."""
+
+    def encode(self) -> bytes:
+        """The body of the frame."""
+        return _PONG.pack(self.serial, self.is_silent)
+
+    @classmethod
+    def decode(cls, body: bytes) -> PongBody:
+        """Read the body of a frame; raises `MalformedMessage`."""
+        _check_size(body, _PONG)
+        serial, is_silent = _PONG.unpack_from(body)
+        return cls(serial, bool(is_silent & 1))
+
+
+@frozen
+class SuspectBody:
+    """What a `Kind.SUSPECT` frame says: id (16 bytes) and session (4) of a peer."""
+
+    id: PeerId
+    session: bytes
+
+    def encode(self) -> bytes:
+        """The body of the frame."""
+        return _pack_life((self.id, self.session))
+
+    @classmethod
+    def decode(cls, body: bytes) -> SuspectBody:
+        """Read the body of a frame; raises `MalformedMessage`."""
+        return cls(*_unpack_life(body))
+
+
+def _pack_life(life: tuple[PeerId, bytes]) -> bytes:
+    return _LIFE.pack(life[0].bytes, life[1])
+
+
+def _unpack_life(body: bytes) -> tuple[PeerId, bytes]:
+    _check_size(body, _LIFE)
+    id, session = _LIFE.unpack_from(body)
+    return UUID(bytes=id), session
 
 
 # Not frozen, for the reason given at `DataFrame`.

@@ -31,7 +31,7 @@ class Signal(Enum):
     """What can happen to a link."""
 
     PROVED = "verified in both directions"
-    SILENT = "not verified for suspect_after"
+    SILENT = "not verified for suspect_after, or nothing of it is heard"
     FAREWELL = "it said farewell"
     REFUSED = "nothing listens at its endpoint"
     EXPIRED = "not verified for too long"
@@ -121,6 +121,8 @@ class Link:
     """The marker that it must have confirmed before the link is verified."""
     asked: int = 0
     """Our marker when it was last looked whether the peer has confirmed any."""
+    is_silent: bool = False
+    """Whether nothing is heard of it, though its connection is up."""
     left: int | None = None
     """The incarnation that said farewell on the link itself."""
     retry: float = 0.0

@@ -18,7 +18,7 @@ Rule 5: every table has a bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from types import MappingProxyType
 from typing import TypeAlias, TypeVar
@@ -43,6 +43,7 @@ from .actions import (
 )
 from .config import PeerConfig
 from .counts import Counts
+from .detector import Detector, Finding, Heard, Silent
 from .envelope import (
     ALL,
     ConfirmBody,
@@ -53,7 +54,10 @@ from .envelope import (
     LinkBody,
     Marker,
     NumbersBody,
+    PingBody,
+    PongBody,
     RetainedBody,
+    SuspectBody,
     control_frame,
     inbox,
     split,
@@ -100,8 +104,11 @@ class Roster:
     me: PeerId
     session: bytes
     config: PeerConfig
+    chance: Callable[[], float]
+    """Returns a random number of at least 0 and less than 1."""
     interests: Interests = field(init=False)
     publications: Publications = field(init=False)
+    detector: Detector = field(init=False)
     _open: bool = False
     _is_leaving: bool = False
     is_unheard_of: bool = False
@@ -123,6 +130,7 @@ class Roster:
     def __attrs_post_init__(self) -> None:
         self.interests = Interests(self.me, self.session)
         self.publications = Publications(self.me, self.session, self.config)
+        self.detector = Detector((self.me, self.session), self._links, self.config, self.chance)
 
     # What can be asked
 
@@ -137,8 +145,8 @@ class Roster:
 
     @property
     def deadline(self) -> float | None:
-        mine, tails = self._timers.next, self.publications.deadline
-        return mine if tails is None or (mine is not None and mine < tails) else tails
+        parts = self._timers.next, self.publications.deadline, self.detector.deadline
+        return min((part for part in parts if part is not None), default=None)
 
     @property
     def marker(self) -> int:
@@ -225,6 +233,7 @@ class Roster:
         """Let no link message out and nobody in any more: we are leaving."""
         self._open = False
         self._is_leaving = True
+        self.detector.close()
 
     # Hints: what comes through a proxy
 
@@ -490,6 +499,56 @@ class Roster:
     def _stops_when_refused(self) -> bool:
         return ReconnectStop.CONN_REFUSED in self.config.reconnect_stop
 
+    def heard(self, key: LinkKey, now: float) -> list[Output]:
+        """A control frame of a peer was read, whatever is in it."""
+        link = self._links.get(key)
+        if link is None or self._is_leaving:
+            return []
+        outputs = self._follow(self.detector.heard(key, now), now)
+        if link.is_silent:
+            link.is_silent = False
+            outputs += self._evaluate(link, now)
+        return outputs
+
+    def ping_heard(self, key: LinkKey, body: PingBody, now: float) -> list[Output]:
+        """A peer wants to know whether we run, or whether another one does."""
+        return self._detect(key, lambda: self.detector.ping(key, body, now), now)
+
+    def pong_heard(self, key: LinkKey, body: PongBody, now: float) -> list[Output]:
+        """A peer says what came of a ping."""
+        return self._detect(key, lambda: self.detector.pong(key, body, now), now)
+
+    def suspicion_heard(self, key: LinkKey, body: SuspectBody, now: float) -> list[Output]:
+        """A peer hears nothing of another one."""
+        return self._detect(key, lambda: self.detector.told((body.id, body.session), now), now)
+
+    def _detect(self, key: LinkKey, what: Callable[[], list[Finding]], now: float) -> list[Output]:
+        if key not in self._links:
+            return [Dropped(Drop.UNKNOWN_SENDER, str(key[0]))]
+        return [] if self._is_leaving else self._follow(what(), now)
+
+    def _follow(self, findings: list[Finding], now: float) -> list[Output]:
+        """Do what the detector says."""
+        outputs: list[Output] = []
+        for finding in findings:
+            match finding:
+                case Silent(key):
+                    outputs += self._found_silent(self._links.get(key), now)
+                case Heard(key):
+                    outputs += self.heard(key, now)
+                case _:
+                    outputs.append(finding)
+        return outputs
+
+    def _found_silent(self, link: Link | None, now: float) -> list[Output]:
+        if link is None or link.is_given_up or link.state is not LinkState.JOINED:
+            return []
+        link.is_silent = True
+        self._timers.cancel((Alarm.SUSPECT, link.key))
+        if not self._timers.is_armed((Alarm.EXPIRE, link.key)):
+            self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
+        return self._signal(link, Signal.SILENT)
+
     def link_heard(self, key: LinkKey, body: LinkBody, now: float) -> list[Output]:
         """A link message of a peer arrived in our inbox."""
         link = self._links.get(key)
@@ -567,7 +626,7 @@ class Roster:
 
     def _evaluate(self, link: Link, now: float) -> list[Output]:
         """Hold what we have of the link against rule 1."""
-        if link.is_given_up or link.heard is None:
+        if link.is_given_up or link.heard is None or link.is_silent:
             return []
         if link.confirmed < link.floor:
             if not self._timers.is_armed((Alarm.LINK, link.key)):
@@ -590,6 +649,7 @@ class Roster:
             # They are told gone when they are drained; this link is looked at again then.
             return outputs
         outputs += self._prove(link)
+        self.detector.verified(now)
         if link.confirmed == 0:
             # Joined all the same, but nothing of it is counted before a confirmation has arrived whole.
             link.asked = self.marker
@@ -612,6 +672,8 @@ class Roster:
 
     def _signal(self, link: Link, signal: Signal) -> list[Output]:
         event = link.signal(signal)
+        if event is not None:
+            self.detector.changed(link)
         if link.state is LinkState.JOINED:
             link.had_joined = True
             self._links.settle(link)
@@ -765,6 +827,7 @@ class Roster:
             if is_late and key in self._links and self._timers.put_off((alarm, key), now + self.config.suspect_after):
                 continue
             outputs += self._due(alarm, key, now)
+        outputs += self._follow(self.detector.tick(now), now)
         return outputs + [SendData(frame) for frame in self.publications.tick(now)]
 
     def _due(self, alarm: Alarm, key: LinkKey, now: float) -> list[Output]:

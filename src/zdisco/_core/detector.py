@@ -1,0 +1,397 @@
+"""Finds peers that hang although their connections are up.
+
+Rule 1: the joined peers are a ring, in the order of their ids. Each sends a beat to the next one
+every ``beat_interval``, and listens for the one before. Any frame of that one counts as a beat.
+
+Rule 2: silence is a question, never a verdict. It is answered by a ping, directly and through
+others at the same time. So peers that see different rings cost each other a ping. Now and then a
+peer that is chosen at random is pinged, too, lest nobody listens for it.
+
+Rule 3: who finds a peer silent tells all, and is not believed: each pings for itself.
+
+Rule 4: who is heard by others, but not by us, has `suspect_timeout` more: what we said to it may
+only wait in a long queue.
+
+Rule 5: who is late with its own deadlines has more patience with others.
+
+Rules 2 and 3 are those of SWIM (Das, Gupta and Motivala, 2002), but for the ring, which finds each
+peer within one interval; rule 5 is the local health of Lifeguard (Dadgar, Phillips and Currey, 2018).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from enum import Enum
+from typing import TypeAlias
+
+from attrs import define, field, frozen
+
+from .actions import Drop, Dropped, SendData
+from .config import PeerConfig
+from .envelope import ALL, Kind, PingBody, PongBody, SuspectBody, control_frame, inbox
+from .link import Link, LinkKey
+from .links import Links
+from .model import LinkState, PeerId
+from .timers import Timers
+
+_MOST_LATE = 4
+"""Who is so late with its own beats, or more, waits five times as long as usual."""
+
+
+class Alarm(Enum):
+    """What a deadline is for."""
+
+    BEAT = "send a beat"
+    WATCH = "nothing was heard of the peer before us"
+    PING = "ping a peer at random"
+    CHECK = "a peer that was pinged has not answered"
+    ERRAND = "a peer that was pinged for another has not answered"
+
+
+class Step(Enum):
+    """How far the check of a peer has come."""
+
+    PINGED = "pinged at random"
+    ASKED = "pinged by us and by others"
+    TOLD = "pinged because somebody finds it silent"
+    DOUBTED = "pinged because all may be cut off from us"
+    HEARD_BY_OTHERS = "it answers others, not us"
+    SILENT = "found silent; pinged until it answers or is given up"
+
+
+@frozen
+class Silent:
+    """A peer is silent; its link must not be trusted until `Detector.heard` says otherwise."""
+
+    key: LinkKey
+
+
+@frozen
+class Heard:
+    """Something of a peer was heard that had been pinged; nobody has told the roster."""
+
+    key: LinkKey
+
+
+Finding: TypeAlias = SendData | Silent | Heard | Dropped
+_Deadline: TypeAlias = tuple[Alarm, LinkKey | int]
+
+
+@define(eq=False)
+class _Check:
+    """A question about one peer."""
+
+    step: Step
+    serial: int
+    """That of our ping."""
+    asked: set[PeerId] = field(factory=set)
+    """Who was asked to ping it, and has not said what came of that."""
+    ends: float = 0.0
+    """When a peer that answers others is silent all the same."""
+
+
+@frozen
+class _Errand:
+    """A question of another peer about a third one."""
+
+    asker: PeerId
+    serial: int
+    target: LinkKey
+
+
+@define(eq=False)
+class Detector:
+    """Beats, pings and suspicions of one peer, without I/O.
+
+    Args:
+        me: Our own id, and our session.
+        links: Those of the roster. Only joined ones, of peers that are not classic, matter.
+        config: Intervals and bounds.
+        chance: Returns a random number of at least 0 and less than 1.
+    """
+
+    _me: LinkKey
+    _links: Links
+    _config: PeerConfig
+    _chance: Callable[[], float]
+    _timers: Timers[_Deadline] = field(factory=Timers)
+    _watched: LinkKey | None = None
+    """The peer before us in the ring."""
+    _heard_at: float = 0.0
+    """When something of it was last heard."""
+    _checks: dict[LinkKey, _Check] = field(factory=dict)
+    _errands: dict[int, _Errand] = field(factory=dict)
+    _serial: int = 0
+    _lateness: int = 0
+    """One more for each late beat of ours, one less for each that was not."""
+    _members: dict[LinkKey, Link] = field(factory=dict)
+    """The links to the joined peers that know beats."""
+    _sorted: list[Link] | None = None
+    """The same, in the order of their ids; made anew when it is looked for."""
+    _refuted_at: float = float("-inf")
+
+    @property
+    def deadline(self) -> float | None:
+        """When `tick` is to be called next, at the latest."""
+        return self._timers.next
+
+    # What comes in
+
+    def changed(self, link: Link) -> None:
+        """A link has another state than before."""
+        self._sorted = None
+        if link.state is LinkState.JOINED and not link.announce.is_classic:
+            self._members[link.key] = link
+        else:
+            self._members.pop(link.key, None)
+        if not self._members:
+            self._rest()
+
+    def _rest(self) -> None:
+        self._watched = None
+        for alarm in (Alarm.BEAT, Alarm.WATCH, Alarm.PING):
+            self._timers.cancel(self._mine(alarm))
+
+    def verified(self, now: float) -> None:
+        """A link was verified: there may be somebody to send beats to."""
+        if self._members and not self._timers.is_armed(self._mine(Alarm.BEAT)):
+            self._timers.arm(self._mine(Alarm.BEAT), now + self._config.beat_interval * self._chance())
+            self._timers.arm(self._mine(Alarm.PING), now + self._next_ping())
+
+    def close(self) -> None:
+        """We are leaving: others may find us silent, it does not matter any more."""
+        self._rest()
+        for key in tuple(self._checks):
+            self._end_check(key)
+        for serial in self._errands:
+            self._timers.cancel((Alarm.ERRAND, serial))
+        self._errands.clear()
+
+    def heard(self, key: LinkKey, now: float) -> list[Finding]:
+        """A frame of a peer was read."""
+        if key == self._watched:
+            self._heard_at = now
+        if key in self._checks:
+            self._end_check(key)
+        if not self._errands:
+            return []
+        return self._report([serial for serial, errand in self._errands.items() if errand.target == key])
+
+    def ping(self, sender: LinkKey, body: PingBody, now: float) -> list[Finding]:
+        """A peer asks whether we run, or whether another one does."""
+        if body.target is None:
+            return [self._pong(sender[0], PongBody(body.serial))]
+        if body.target not in self._members:
+            return [self._pong(sender[0], PongBody(body.serial, is_silent=True))]
+        if len(self._errands) >= self._config.max_probes:
+            return [Dropped(Drop.TABLE_FULL, "pings for others")]
+        serial = self._next_serial()
+        self._errands[serial] = _Errand(sender[0], body.serial, body.target)
+        self._timers.arm((Alarm.ERRAND, serial), now + self._config.ping_timeout)
+        return [self._ping(body.target[0], PingBody(serial))]
+
+    def pong(self, sender: LinkKey, body: PongBody, now: float) -> list[Finding]:
+        """A peer says what came of a ping of another one, that we had asked for. Its own answer is `heard`."""
+        for check in self._checks.values():
+            if check.serial == body.serial and sender[0] in check.asked:
+                check.asked.discard(sender[0])
+                if not body.is_silent and check.step is Step.ASKED:
+                    check.step = Step.HEARD_BY_OTHERS
+                    check.ends = now + self._config.suspect_timeout
+                break
+        return []
+
+    def told(self, about: LinkKey, now: float) -> list[Finding]:
+        """A peer finds another one silent; maybe us."""
+        if about == self._me:
+            if now < self._refuted_at + self._config.beat_interval:
+                return []
+            self._refuted_at = now
+            return [self._control(ALL, Kind.BEAT, b"")]
+        check = self._checks.get(about)
+        if about not in self._members or (check is not None and check.step is not Step.PINGED):
+            return []
+        return self._begin_check(about, Step.TOLD, self._config.ping_timeout, now)
+
+    # Time
+
+    def tick(self, now: float) -> list[Finding]:
+        """Do what is due."""
+        findings: list[Finding] = []
+        for (alarm, key), at in self._timers.pop_due(now):
+            # We did not run when it was due, so first read what waits, see `Roster.tick`.
+            is_late = now - at > self._config.suspect_after
+            if alarm is Alarm.BEAT:
+                self._lateness = min(self._lateness + 1, _MOST_LATE) if is_late else max(self._lateness - 1, 0)
+            elif is_late and self._timers.put_off((alarm, key), now + self._config.suspect_after):
+                continue
+            findings += self._due(alarm, key, now)
+        return findings
+
+    def _due(self, alarm: Alarm, key: LinkKey | int, now: float) -> list[Finding]:
+        if isinstance(key, int):
+            return self._report([key], is_silent=True)
+        match alarm:
+            case Alarm.BEAT:
+                return self._beat(now)
+            case Alarm.WATCH:
+                return self._look_at_watched(now)
+            case Alarm.PING:
+                return self._ping_at_random(now)
+            case _:
+                return self._unanswered(key, now)
+
+    def _beat(self, now: float) -> list[Finding]:
+        ring = self._ring
+        self._timers.arm(self._mine(Alarm.BEAT), now + self._config.beat_interval)
+        at = bisect_left(ring, self._me[0].int, key=_order)
+        if ring[at - 1].key != self._watched:
+            self._watched, self._heard_at = ring[at - 1].key, now
+            self._timers.arm(self._mine(Alarm.WATCH), now + self._patience(self._config.beat_timeout))
+        return [self._control(inbox(ring[at % len(ring)].peer.id), Kind.BEAT, b"")]
+
+    def _look_at_watched(self, now: float) -> list[Finding]:
+        link = None if self._watched is None else self._members.get(self._watched)
+        if link is None:
+            # The next beat finds out who comes before us now.
+            self._watched = None
+            return []
+        is_heard = _take_heard(link)
+        if is_heard:
+            self._heard_at = now
+        timeout = self._patience(self._config.beat_timeout)
+        is_silent = now >= self._heard_at + timeout
+        self._timers.arm(self._mine(Alarm.WATCH), (now if is_silent else self._heard_at) + timeout)
+        if link.key in self._checks:
+            return [Heard(link.key)] if is_heard else []
+        return self._ask_others(link.key, now) if is_silent else []
+
+    def _ping_at_random(self, now: float) -> list[Finding]:
+        self._timers.arm(self._mine(Alarm.PING), now + self._next_ping())
+        keys = self._unchecked()
+        if not keys:
+            return []
+        key = keys[int(self._chance() * len(keys))]
+        return self._begin_check(key, Step.PINGED, self._config.ping_timeout, now)
+
+    def _next_ping(self) -> float:
+        return self._config.ping_interval * (0.5 + self._chance())
+
+    # Checks
+
+    def _begin_check(self, key: LinkKey, step: Step, seconds: float, now: float) -> list[Finding]:
+        link = self._links.get(key)
+        assert link is not None
+        _take_heard(link)
+        check = self._checks[key] = _Check(step, self._next_serial())
+        self._timers.arm((Alarm.CHECK, key), now + self._patience(seconds))
+        return [self._ping(key[0], PingBody(check.serial))]
+
+    def _ask_others(self, key: LinkKey, now: float) -> list[Finding]:
+        findings = self._begin_check(key, Step.ASKED, self._config.indirect_ping_timeout, now)
+        check = self._checks[key]
+        others = [link.peer.id for link in self._ring if link.key != key]
+        for _ in range(min(self._config.indirect_pings, len(others))):
+            other = others.pop(int(self._chance() * len(others)))
+            check.asked.add(other)
+            findings.append(self._ping(other, PingBody(check.serial, key)))
+        return findings
+
+    def _unanswered(self, key: LinkKey, now: float) -> list[Finding]:
+        check, link = self._checks.get(key), self._links.get(key)
+        if check is None:
+            return []
+        if link is None or link.state is LinkState.ANNOUNCED or link.down_since is not None:
+            # Its end, or its connection, is looked after by the roster.
+            del self._checks[key]
+            return []
+        if _take_heard(link):
+            return [Heard(key)]
+        match check.step:
+            case Step.PINGED:
+                return self._ask_others(key, now)
+            case Step.ASKED:
+                return [*self._find_silent(key, now), self._tell_all(key), *self._doubt(check.asked, now)]
+            case Step.DOUBTED:
+                return [*self._find_silent(key, now), self._tell_all(key)]
+            case Step.TOLD:
+                return self._find_silent(key, now)
+            case Step.HEARD_BY_OTHERS if now >= check.ends:
+                return self._find_silent(key, now)
+            case Step.HEARD_BY_OTHERS | Step.SILENT:
+                self._timers.arm((Alarm.CHECK, key), now + self._config.beat_timeout)
+                return [self._ping(key[0], PingBody(check.serial))]
+
+    def _find_silent(self, key: LinkKey, now: float) -> list[Finding]:
+        self._checks[key].step = Step.SILENT
+        self._timers.arm((Alarm.CHECK, key), now + self._config.beat_timeout)
+        return [Silent(key)]
+
+    def _tell_all(self, key: LinkKey) -> SendData:
+        return self._control(ALL, Kind.SUSPECT, SuspectBody(*key).encode())
+
+    def _doubt(self, mute: set[PeerId], now: float) -> list[Finding]:
+        """Who was asked, and did not even say that it heard nothing, may be cut off from us, too, as may all others."""
+        if not mute:
+            return []
+        return [
+            finding
+            for key in self._unchecked()
+            for finding in self._begin_check(key, Step.DOUBTED, self._config.ping_timeout, now)
+        ]
+
+    def _end_check(self, key: LinkKey) -> None:
+        del self._checks[key]
+        self._timers.cancel((Alarm.CHECK, key))
+
+    def _report(self, serials: list[int], *, is_silent: bool = False) -> list[Finding]:
+        findings: list[Finding] = []
+        for serial in serials:
+            errand = self._errands.pop(serial)
+            self._timers.cancel((Alarm.ERRAND, serial))
+            findings.append(self._pong(errand.asker, PongBody(errand.serial, is_silent)))
+        return findings
+
+    # Small things
+
+    @property
+    def _ring(self) -> list[Link]:
+        if self._sorted is None:
+            self._sorted = sorted(self._members.values(), key=_order)
+        return self._sorted
+
+    def _unchecked(self) -> list[LinkKey]:
+        return [link.key for link in self._ring if link.key not in self._checks]
+
+    def _patience(self, seconds: float) -> float:
+        return seconds * (1 + self._lateness)
+
+    def _mine(self, alarm: Alarm) -> _Deadline:
+        return alarm, self._me
+
+    def _next_serial(self) -> int:
+        self._serial = (self._serial + 1) & 0xFFFFFFFF
+        return self._serial
+
+    def _ping(self, to: PeerId, body: PingBody) -> SendData:
+        return self._control(inbox(to), Kind.PING, body.encode())
+
+    def _pong(self, to: PeerId, body: PongBody) -> SendData:
+        return self._control(inbox(to), Kind.PONG, body.encode())
+
+    def _control(self, topic: bytes, kind: Kind, body: bytes) -> SendData:
+        return SendData(control_frame(topic, kind, *self._me, body))
+
+
+def _take_heard(link: Link) -> bool:
+    """Whether messages of it have come since this was last asked; its control frames are told by `Detector.heard`."""
+    is_heard, link.counts.is_heard = link.counts.is_heard, False
+    return is_heard
+
+
+def _order(link: Link) -> int:
+    return link.peer.id.int
+
+
+__all__ = ["Detector", "Finding", "Heard", "Silent"]
