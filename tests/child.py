@@ -3,7 +3,8 @@
 Orders: ``publish TOPIC COUNT``, ``flood TOPIC`` (until the end), ``crowd COUNT TOPIC PROXY...`` (so many more
 peers at each of the proxies, each subscribed to the topic from the start), ``count TOPIC`` (subscribe, and
 count what comes), ``totals`` (what was received, lost and dropped of each such topic), ``serve NAME`` (echoes,
-but a request that says "hang" is never answered), ``size``, ``leave``.
+but a request that says "hang" is never answered), ``size``, ``fork`` (a process that keeps what we have open,
+and does nothing), ``leave``.
 Facts: ``{"at": monotonic seconds, "what": ..., ...}``.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import sys
 import time
@@ -113,6 +115,12 @@ async def obey(peer: Peer, tasks: anyio.abc.TaskGroup) -> None:
             case ["totals"]:
                 for topic, messages in counted.items():
                     say("totals", topic=topic, received=received[topic], lost=messages.lost, dropped=messages.dropped)
+            case ["fork"]:
+                pid = os.fork()
+                if pid == 0:
+                    time.sleep(1000)  # noqa: ASYNC251  nothing else is to run here
+                    os._exit(0)
+                say("forked", pid=pid)
             case ["size"]:
                 say("size", kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
             case ["leave"]:

@@ -421,7 +421,7 @@ async def test_a_peer_that_confirms_nothing_holds_a_subscriber_up_for_a_while_on
 ) -> None:
     net = MemoryNetwork()
     async with net.proxy(), mesh(net, "a", "b") as (a, b):
-        monkeypatch.setattr(b._opened.data, "send", lambda _: None)
+        lose_confirmations(monkeypatch, b, 1000)
         began = anyio.current_time()
         async with a.subscribe("t"):
             assert anyio.current_time() - began == pytest.approx(PeerConfig().suspect_timeout, abs=0.01)
@@ -431,7 +431,7 @@ async def test_a_peer_that_confirms_nothing_holds_a_subscriber_up_for_a_while_on
 async def test_many_who_wait_for_the_same_confirmation_repeat_one_marker(monkeypatch: pytest.MonkeyPatch) -> None:
     net = MemoryNetwork()
     async with net.proxy(), mesh(net, "a", "b") as (a, b):
-        monkeypatch.setattr(b._opened.data, "send", lambda _: None)
+        lose_confirmations(monkeypatch, b, 1000)
         before = a._opened.core.roster.marker
         async with anyio.create_task_group() as tasks:
             for number in range(500):

@@ -221,10 +221,10 @@ class Detector:
         findings: list[Finding] = []
         for (alarm, key), at in self._timers.pop_due(now):
             # We did not run when it was due, so first read what waits, see `Roster.tick`.
-            is_late = now - at > self._config.suspect_after
+            is_late = now - at > self._config.beat_interval / 2
             if alarm is Alarm.BEAT:
                 self._lateness = min(self._lateness + 1, _MOST_LATE) if is_late else max(self._lateness - 1, 0)
-            elif is_late and self._timers.put_off((alarm, key), now + self._config.suspect_after):
+            elif is_late and self._timers.put_off((alarm, key), now + self._config.ping_timeout):
                 continue
             findings += self._due(alarm, key, now)
         return findings
