@@ -31,6 +31,8 @@ from zdisco import (
     DiscoveryTimeout,
     Event,
     EventsDropped,
+    LinkInfo,
+    LinkState,
     Message,
     PeerGone,
     PeerInfo,
@@ -41,6 +43,7 @@ from zdisco import (
     ProxyFound,
     ProxyLost,
     ProxySighting,
+    Reachability,
 )
 from zdisco._cli import commands, lines, listing, running
 
@@ -258,6 +261,41 @@ def test_the_list_is_a_table_for_people(proxy: str) -> None:
     assert row.split()[0] == "[bold]bob"
     assert row.split()[-2:] == [str(bob.process.pid), "role=robot"]
     assert total == "1 joined"
+
+
+def test_the_list_of_links_says_who_hears_whom(proxy: str) -> None:
+    with peer(proxy, "alice") as alice, peer(proxy, "bob") as bob:
+        alice.wait_for("Joined bob")
+        bob.wait_for("Joined alice")
+        with zdisco("ls", "--links", "--proxy", proxy) as program:
+            assert program.exit_code() == 0
+            head, *rows, total = program.lines
+        assert head.split()[:4] == ["name", "id", "endpoint", "hears"]
+        assert [row.split()[0] for row in rows] == ["alice", "bob", "zdisco-ls"]
+        assert all(row.endswith("2 of 2  2 of 2") for row in rows)
+        assert total == "3 joined"
+        with zdisco("ls", "--links", "--json", "--proxy", proxy) as program:
+            assert program.exit_code() == 0
+            found = json.loads("\n".join(program.lines))
+        assert (len(found["peers"]), found["broken"], found["mute"]) == (3, [], [])
+        assert {len(links) for links in found["links"].values()} == {2}
+
+
+def test_a_pair_that_does_not_hear_each_other_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    one, other, mute = [PeerInfo(uuid4(), "tcp://127.0.0.1:1", name=name) for name in "abc"]
+
+    def link(peer: PeerInfo, inward: bool) -> LinkInfo:
+        return LinkInfo(peer, LinkState.SUSPECT, 1.0, inward, inward, None, None)
+
+    rows = {one.id: (link(other, False), link(mute, True)), other.id: (link(one, True), link(mute, True))}
+    listing.print_links(Reachability({peer.id: peer for peer in (one, other, mute)}, rows))
+    _, *lines, broken, total = capsys.readouterr().out.splitlines()
+    assert [line.split("tcp://127.0.0.1:1")[1].strip() for line in lines] == [
+        "1 of 2          1 of 1",
+        "2 of 2          0 of 1",
+        "gave no answer  2 of 2",
+    ]
+    assert (broken, total) == ("what b publishes does not reach a", "3 joined")
 
 
 def test_the_list_of_nobody_is_empty(proxy: str) -> None:

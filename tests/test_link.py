@@ -24,7 +24,7 @@ def counts() -> Counts:
 
 
 def link(state: LinkState, session: bytes = b"sess") -> Link:
-    return Link(Announce(PEER, session), PEER.endpoint, None, counts(), state=state)
+    return Link(Announce(PEER, session), PEER.endpoint, None, counts(), 0.0, state=state)
 
 
 def test_every_state_answers_every_signal() -> None:
@@ -73,7 +73,7 @@ def test_only_a_farewell_and_a_replacement_are_final() -> None:
 )
 def test_the_user_is_told_of_each_change_once(state: LinkState, signal: Signal, event: PeerEvent | None) -> None:
     there = link(state)
-    assert there.signal(signal) == event
+    assert there.signal(signal, 0.0) == event
     assert there.state is TRANSITIONS[state, signal]
     assert told(state, there.state, PEER, signal) == event
 
@@ -86,7 +86,7 @@ def test_a_link_is_one_life_of_one_process() -> None:
 
 
 def test_the_frames_of_a_classic_peer_name_no_sender() -> None:
-    assert Link(Announce(PEER), PEER.endpoint, None, counts()).sender == b""
+    assert Link(Announce(PEER), PEER.endpoint, None, counts(), 0.0).sender == b""
 
 
 def test_of_those_who_wait_for_a_connection_whoever_had_joined_comes_first() -> None:

@@ -44,7 +44,9 @@ class Reader:
         self.losses: list[MessagesLost] = []
         self.interests = Interests(UUID(int=1), b"mine")
         self.counts = Counts(ID, SESSION, self.interests, 100)
-        self.subscriptions = Subscriptions(self._sender, self.control.append, self._dropped, self.losses.append)
+        self.subscriptions = Subscriptions(
+            self._sender, self.control.append, self._dropped, self.losses.append, lambda: 0.0
+        )
 
     def subscribe(self, prefix: bytes = b"", capacity: int = 100, **options: Any) -> MessageStream[Received]:
         """A subscription that tells its losses where they happened; `confirm` puts it in force."""

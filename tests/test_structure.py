@@ -55,6 +55,7 @@ ORDER = [
     "_driver",
     "_publisher",
     "_requests",
+    "_reachability",
     "_services",
     "_proxy",
     "_peer",

@@ -30,9 +30,10 @@ from ._core.events import (
     ProxyFound,
     ProxyLost,
 )
-from ._core.model import Cause, LinkState, Message, Overflow, PeerInfo, ReconnectStop, StreamOverflow
+from ._core.model import Cause, LinkInfo, LinkState, Message, Overflow, PeerInfo, ReconnectStop, StreamOverflow
 from ._peer import Peer, Subscription
 from ._proxy import Proxy
+from ._reachability import Reachability
 from ._requests import Reply
 from ._services import Request, Service
 from ._streams import Stream
@@ -49,6 +50,7 @@ __all__ = [
     "EventsDropped",
     "FarewellTimeout",
     "InvalidEndpoint",
+    "LinkInfo",
     "LinkState",
     "MalformedMessage",
     "Message",
@@ -69,6 +71,7 @@ __all__ = [
     "ProxyFound",
     "ProxyLost",
     "ProxySighting",
+    "Reachability",
     "ReconnectStop",
     "Reply",
     "Request",

@@ -42,7 +42,7 @@ from ._core.events import (
 from ._core.model import Endpoint, LinkState
 from ._core.relay import Relay
 from ._core.wire import Announce, decode
-from ._loops import current_time
+from ._loops import clock, current_time
 from ._messages import InboxStream, MessageStream, Received, Subscriptions
 from ._zmq.monitor import MonitorEvent, SocketEvent
 
@@ -79,7 +79,7 @@ class Driver:
         self._config = config
         self.observed = observe
         self.messages = Subscriptions(
-            self.core.roster.sender, self.control, self.dropped, lambda loss: self.perform([loss])
+            self.core.roster.sender, self.control, self.dropped, lambda loss: self.perform([loss]), clock()
         )
         self.data_frames = self.messages.deliver
         self.flush: Callable[[], None] = _nothing

@@ -57,6 +57,12 @@ def current_time() -> float:
         return loop.time()
 
 
+def clock() -> Callable[[], float]:
+    """What tells the time of the event loop that runs now, for who asks often."""
+    loop = asyncio_loop()
+    return anyio.current_time if loop is None else loop.time
+
+
 def soon() -> Callable[[Callable[[], object]], object]:
     """What calls a function in the next turn of the event loop that runs now."""
     loop = asyncio_loop()

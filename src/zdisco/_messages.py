@@ -245,12 +245,14 @@ class Subscriptions:
         control: Called with each control frame.
         dropped: Called with the reason of what goes nowhere, a detail, and how many.
         tell: Called with each loss that concerns a stream.
+        clock: The time of the event loop.
     """
 
     _sender: Callable[[bytes], tuple[PeerInfo, Counts] | None]
     _control: Callable[[ControlFrame], None]
     _dropped: Callable[[Drop, str, int], None]
     _tell: Callable[[MessagesLost], None]
+    _clock: Callable[[], float]
     _streams: Prefixes[MessageStream[Received]] = field(factory=Prefixes)
     _routes: dict[bytes, _Route] = field(factory=dict)
     _touched: dict[MessageStream[Received], None] = field(factory=dict)
@@ -258,6 +260,8 @@ class Subscriptions:
     _batch: int = 0
     _more: int = 0
     """How many messages more than frames the batch has."""
+    _now: float = 0.0
+    """When it came."""
 
     def __iter__(self) -> Iterator[MessageStream[Received]]:
         return iter(self._streams.values)
@@ -292,7 +296,7 @@ class Subscriptions:
             control frame counts as one message.
         """
         self._batch = batch = self._batch + 1
-        self._more = 0
+        self._more, self._now = 0, self._clock()
         left = iter(frames)
         numbers, find = NUMBER.unpack_from, self._routes.get
         last, at, body = _NO_PREFIX, 0, 0
@@ -329,7 +333,7 @@ class Subscriptions:
     def _touch(self, route: _Route) -> None:
         """Something for these streams comes in this batch."""
         route.batch = self._batch
-        route.counts.is_heard = True
+        route.counts.heard_at = self._now
         for stream in route.streams:
             self._touched[stream] = None
 

@@ -46,14 +46,15 @@ from ._core.config import PeerConfig
 from ._core.discovery import Stage
 from ._core.endpoints import TcpEndpoint, numeric, parse
 from ._core.envelope import Kind, check_name, check_topic, direct_topic, group_topic
-from ._core.errors import ClosedError, DiscoveryTimeout, FarewellTimeout, InvalidEndpoint, UnknownPeer
+from ._core.errors import ClosedError, DiscoveryTimeout, FarewellTimeout, InvalidEndpoint, MalformedMessage, UnknownPeer
 from ._core.events import Event, EventsDropped, PeerEvent
-from ._core.model import NO_SESSION, Endpoint, Message, PeerInfo, StreamOverflow
+from ._core.model import NO_SESSION, Endpoint, LinkInfo, Message, PeerInfo, StreamOverflow
 from ._core.wire import Announce, encode
 from ._driver import Driver
-from ._loops import runs_in
+from ._loops import current_time, runs_in
 from ._messages import InboxStream, M, MessageStream, Received
 from ._publisher import Publisher
+from ._reachability import SERVICE, Reachability, decode_row, encode_row, reachability
 from ._requests import Post, Reply, Requests, answer, reply
 from ._services import Handler, Request, Service, Services
 from ._streams import Stream
@@ -62,6 +63,7 @@ from ._zmq.network import ZmqNetwork, local_address_towards
 
 logger = logging.getLogger("zdisco")
 
+_OURS = "zdisco."
 _ELSEWHERE = "a peer is used in the thread and the event loop in which it was entered"
 
 
@@ -272,6 +274,7 @@ class Peer:
         driver.receive(InboxStream(direct_topic(self.id) + b"\0", self._services.inbox))
         post = Post(driver)
         self._services.open(post)
+        self._services.built_in = {SERVICE: lambda: encode_row(self.links())}
         self._requests = requests = Requests(post, self._me.session, lambda: tuple(driver.core.joined.values()))
         driver.inbox = {
             Kind.REQUEST: self._services.requested,
@@ -402,6 +405,43 @@ class Peer:
         if self._publisher is None:
             raise ClosedError("peer")
         return self._publisher
+
+    def links(self) -> tuple[LinkInfo, ...]:
+        """What we know of the link to each peer, in the order of their names: of those that are only announced, too.
+
+        Raises:
+            ClosedError: If the peer is not open.
+        """
+        driver = self._opened
+        now = current_time()
+        infos = (link.info(now) for link in driver.core.roster.links if not link.is_given_up)
+        return tuple(sorted(infos, key=lambda info: (info.peer.name, info.peer.id)))
+
+    async def reachability(self, timeout: float | None = None) -> Reachability:
+        """Ask every joined peer for its own links: who reaches whom, and who does not.
+
+        Args:
+            timeout: Seconds for all together; ``request_timeout`` of the configuration unless given. Who has not
+                answered by then, or is gone, is `Reachability.mute`.
+
+        Raises:
+            ClosedError: If the peer is not open, or is leaving, or is closed meanwhile.
+
+        Cancellation: safe; answers that come later are dropped and counted.
+        """
+        requests, roster = self._asking, self._staying.core.roster
+        asked = [peer for peer in self.peers.values() if roster.session_of(peer.id) is not None]
+        rows: dict[UUID, tuple[LinkInfo, ...]] = {}
+        for one in await requests.ask(asked, SERVICE, b"", self._seconds(timeout)):
+            match one.outcome:
+                case bytes(raw):
+                    try:
+                        rows[one.peer.id] = decode_row(raw)
+                    except MalformedMessage as error:
+                        self._opened.dropped(Drop.MALFORMED_CONTROL, error.reason)
+                case ClosedError() as closed:
+                    raise closed
+        return reachability(self.me, self.links(), rows)
 
     # Streams
 
@@ -839,10 +879,12 @@ class Peer:
 
         Raises:
             TypeError: If an argument is of the wrong type.
-            ValueError: If ``service`` is empty, holds a NUL, or has more than 1024 bytes of UTF-8, or ``limit`` is
-                less than 1.
+            ValueError: If ``service`` is empty, holds a NUL, has more than 1024 bytes of UTF-8 or begins with
+                ``"zdisco."``, or ``limit`` is less than 1.
         """
         check_name("service", service)
+        if service.startswith(_OURS):
+            raise ValueError(f"services whose names begin with {_OURS!r} are those of zdisco, not {service!r}")
         if not callable(handler):
             raise TypeError(f"handler must take a request and return an awaitable, not be {handler!r}")
         most = self._config.serve_limit if limit is None else of_type("limit", limit, int)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -91,6 +91,8 @@ class Services:
         self.requests: WorkQueue[Request] = WorkQueue(capacity)
         self._offer = offer
         self._served: dict[str, Service] = {}
+        self.built_in: Mapping[str, Callable[[], bytes]] = {}
+        """What answers without being announced, and without a handler."""
         self._post: Post | None = None
         self._closed = "is not open"
 
@@ -139,6 +141,8 @@ class Services:
         if not body.service:
             for oldest in self.requests.push(request):
                 self.refuse(oldest)
+        elif (own := self.built_in.get(body.service)) is not None:
+            self.answer(request, Status.DONE, own())
         elif (service := self._served.get(body.service)) is not None:
             service.take(request)
         else:

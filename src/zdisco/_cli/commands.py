@@ -228,7 +228,8 @@ def peer(
 
 @zdisco.command(short_help="List the peers that are there.")
 @_joining
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--links", "with_links", is_flag=True, help="Print who reaches whom, as each of them says.")
 @click.option(
     "--wait",
     "quiet",
@@ -239,15 +240,27 @@ def peer(
     help="Wait until nobody has joined for S seconds.",
 )
 @_backend
-def ls(proxies: tuple[str, ...], timeout: float, cluster: str, as_json: bool, quiet: float, backend: str) -> None:
+def ls(
+    proxies: tuple[str, ...],
+    timeout: float,
+    cluster: str,
+    as_json: bool,
+    with_links: bool,
+    quiet: float,
+    backend: str,
+) -> None:
     """List the peers that are there, by joining them for a moment as zdisco-ls."""
-    from .listing import joined_peers, print_json, print_table
+    from . import listing
 
     with _usage():
         config = PeerConfig(discovery_timeout=timeout)
         one = Peer(proxies, name="zdisco-ls", cluster=cluster, config=config, wait=False)
-    peers = run(partial(joined_peers, one, quiet), backend)
-    (print_json if as_json else print_table)(peers)
+    if with_links:
+        found = run(partial(listing.reachability, one, quiet), backend)
+        (listing.print_links_json if as_json else listing.print_links)(found)
+    else:
+        peers = run(partial(listing.joined_peers, one, quiet), backend)
+        (listing.print_json if as_json else listing.print_table)(peers)
     if one.dropped.get(Drop.FOREIGN_CLUSTER):
         click.echo("there are peers of another cluster, too (--cluster)", err=True)
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 
 import anyio
 
-from .. import Peer, PeerInfo, PeerJoined
+from .. import Peer, PeerInfo, PeerJoined, Reachability
+from .._reachability import link_to_json
 from .lines import print_text, shown
 from .running import until_signalled
+
+_PATIENCE = 2.0
+"""Seconds that all together may take to say whom they reach."""
 
 
 async def joined_peers(peer: Peer, quiet: float) -> Sequence[PeerInfo]:
@@ -21,6 +26,18 @@ async def joined_peers(peer: Peer, quiet: float) -> Sequence[PeerInfo]:
     Raises:
         DiscoveryTimeout: If no proxy relays us.
     """
+    async with _joined(peer, quiet):
+        return sorted(peer.peers.values(), key=lambda info: (info.name, str(info.id)))
+
+
+async def reachability(peer: Peer, quiet: float) -> Reachability:
+    """The same, but ask all before we leave; raises alike."""
+    async with _joined(peer, quiet):
+        return await peer.reachability(_PATIENCE)
+
+
+@asynccontextmanager
+async def _joined(peer: Peer, quiet: float) -> AsyncIterator[None]:
     events = peer.events()
     async with until_signalled() as work, peer:
         with work:
@@ -31,7 +48,7 @@ async def joined_peers(peer: Peer, quiet: float) -> Sequence[PeerInfo]:
                     while not isinstance(await anext(events), PeerJoined):
                         pass
                 is_quiet = silence.cancelled_caught
-        return sorted(peer.peers.values(), key=lambda info: (info.name, str(info.id)))
+        yield
 
 
 def print_json(peers: Sequence[PeerInfo]) -> None:
@@ -64,6 +81,35 @@ def print_table(peers: Sequence[PeerInfo]) -> None:
     for line in _aligned([[_as_printed(cell) for cell in row] for row in rows]):
         print_text(line)
     print_text(f"{len(peers)} joined")
+
+
+def print_links_json(found: Reachability) -> None:
+    """Print a JSON object: the peers, the links of each as it sees them, and what does not reach whom."""
+    rows = {
+        "peers": [{"id": str(peer.id), "name": peer.name, "endpoint": peer.endpoint} for peer in found.peers.values()],
+        "links": {str(id): [link_to_json(link) for link in links] for id, links in found.rows.items()},
+        "broken": [{"publisher": str(one.id), "subscriber": str(other.id)} for one, other in found.broken],
+        "mute": [str(peer.id) for peer in found.mute],
+    }
+    print_text(json.dumps(rows, indent=2))
+
+
+def print_links(found: Reachability) -> None:
+    """Print a row for each peer, how many it hears and how many hear it, then a line for each that does not."""
+    broken, others = found.broken, len(found.peers) - 1
+    rows = [("name", "id", "endpoint", "hears", "is heard by")]
+    for peer in sorted(found.peers.values(), key=lambda peer: (peer.name, str(peer.id))):
+        deaf = sum(subscriber is peer for _, subscriber in broken)
+        unheard = sum(publisher is peer for publisher, _ in broken)
+        judges = len(found.rows) - (peer.id in found.rows)
+        hears = f"{others - deaf} of {others}" if peer.id in found.rows else "gave no answer"
+        rows.append((peer.name, str(peer.id), peer.endpoint, hears, f"{judges - unheard} of {judges}"))
+    for line in _aligned([[_as_printed(cell) for cell in row] for row in rows]):
+        print_text(line)
+    for publisher, subscriber in broken:
+        one, other = (_as_printed(peer.name or str(peer.id)) for peer in (publisher, subscriber))
+        print_text(f"what {one} publishes does not reach {other}")
+    print_text(f"{len(found.peers)} joined")
 
 
 def _as_printed(text: str) -> str:

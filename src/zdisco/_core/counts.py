@@ -86,8 +86,8 @@ class Counts:
     _limit: int
     confirmed: int = 0
     """The newest of our markers that the peer has confirmed."""
-    is_heard: bool = False
-    """Whether a message of the peer has come; whoever wants to know of the next one takes it back."""
+    heard_at: float = float("-inf")
+    """When anything of the peer was read last."""
     _counts: dict[bytes, Count] = field(factory=dict)
     """By the raw prefix of their frames."""
     _is_partial: bool = False

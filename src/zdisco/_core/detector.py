@@ -83,8 +83,10 @@ class _Check:
     """A question about one peer."""
 
     step: Step
+    began: float
     serial: int
-    """That of our ping."""
+    """That of our latest ping."""
+    pinged_at: float
     asked: set[PeerId] = field(factory=set)
     """Who was asked to ping it, and has not said what came of that."""
     ends: float = 0.0
@@ -118,8 +120,7 @@ class Detector:
     _timers: Timers[_Deadline] = field(factory=Timers)
     _watched: LinkKey | None = None
     """The peer before us in the ring."""
-    _heard_at: float = 0.0
-    """When something of it was last heard."""
+    _watched_since: float = 0.0
     _checks: dict[LinkKey, _Check] = field(factory=dict)
     _errands: dict[int, _Errand] = field(factory=dict)
     _serial: int = 0
@@ -169,9 +170,7 @@ class Detector:
         self._errands.clear()
 
     def heard(self, key: LinkKey, now: float) -> list[Finding]:
-        """A frame of a peer was read."""
-        if key == self._watched:
-            self._heard_at = now
+        """A control frame of a peer was read; of messages `Counts.heard_at` tells."""
         if key in self._checks:
             self._end_check(key)
         if not self._errands:
@@ -192,7 +191,11 @@ class Detector:
         return [self._ping(body.target[0], PingBody(serial))]
 
     def pong(self, sender: LinkKey, body: PongBody, now: float) -> list[Finding]:
-        """A peer says what came of a ping of another one, that we had asked for. Its own answer is `heard`."""
+        """A peer answers a ping, or says what came of one of another peer; that it runs is told by `heard`."""
+        own, link = self._checks.get(sender), self._links.get(sender)
+        if own is not None and link is not None and own.serial == body.serial:
+            link.round_trip = now - own.pinged_at
+            return []
         for check in self._checks.values():
             if check.serial == body.serial and sender[0] in check.asked:
                 check.asked.discard(sender[0])
@@ -247,7 +250,7 @@ class Detector:
         self._timers.arm(self._mine(Alarm.BEAT), now + self._config.beat_interval)
         at = bisect_left(ring, self._me[0].int, key=_order)
         if ring[at - 1].key != self._watched:
-            self._watched, self._heard_at = ring[at - 1].key, now
+            self._watched, self._watched_since = ring[at - 1].key, now
             self._timers.arm(self._mine(Alarm.WATCH), now + self._patience(self._config.beat_timeout))
         return [self._control(inbox(ring[at % len(ring)].peer.id), Kind.BEAT, b"")]
 
@@ -257,15 +260,11 @@ class Detector:
             # The next beat finds out who comes before us now.
             self._watched = None
             return []
-        is_heard = _take_heard(link)
-        if is_heard:
-            self._heard_at = now
         timeout = self._patience(self._config.beat_timeout)
-        is_silent = now >= self._heard_at + timeout
-        self._timers.arm(self._mine(Alarm.WATCH), (now if is_silent else self._heard_at) + timeout)
-        if link.key in self._checks:
-            return [Heard(link.key)] if is_heard else []
-        return self._ask_others(link.key, now) if is_silent else []
+        heard_at = max(self._watched_since, link.counts.heard_at)
+        is_silent = now >= heard_at + timeout
+        self._timers.arm(self._mine(Alarm.WATCH), (now if is_silent else heard_at) + timeout)
+        return self._ask_others(link.key, now) if is_silent and link.key not in self._checks else []
 
     def _ping_at_random(self, now: float) -> list[Finding]:
         self._timers.arm(self._mine(Alarm.PING), now + self._next_ping())
@@ -281,10 +280,7 @@ class Detector:
     # Checks
 
     def _begin_check(self, key: LinkKey, step: Step, seconds: float, now: float) -> list[Finding]:
-        link = self._links.get(key)
-        assert link is not None
-        _take_heard(link)
-        check = self._checks[key] = _Check(step, self._next_serial())
+        check = self._checks[key] = _Check(step, now, self._next_serial(), now)
         self._timers.arm((Alarm.CHECK, key), now + self._patience(seconds))
         return [self._ping(key[0], PingBody(check.serial))]
 
@@ -306,7 +302,7 @@ class Detector:
             # Its end, or its connection, is looked after by the roster.
             del self._checks[key]
             return []
-        if _take_heard(link):
+        if link.counts.heard_at > check.began:
             return [Heard(key)]
         match check.step:
             case Step.PINGED:
@@ -321,6 +317,7 @@ class Detector:
                 return self._find_silent(key, now)
             case Step.HEARD_BY_OTHERS | Step.SILENT:
                 self._timers.arm((Alarm.CHECK, key), now + self._config.beat_timeout)
+                check.serial, check.pinged_at = self._next_serial(), now
                 return [self._ping(key[0], PingBody(check.serial))]
 
     def _find_silent(self, key: LinkKey, now: float) -> list[Finding]:
@@ -382,12 +379,6 @@ class Detector:
 
     def _control(self, topic: bytes, kind: Kind, body: bytes) -> SendData:
         return SendData(control_frame(topic, kind, *self._me, body))
-
-
-def _take_heard(link: Link) -> bool:
-    """Whether messages of it have come since this was last asked; its control frames are told by `Detector.heard`."""
-    is_heard, link.counts.is_heard = link.counts.is_heard, False
-    return is_heard
 
 
 def _order(link: Link) -> int:

@@ -20,7 +20,7 @@ from attrs import define
 from .counts import Counts
 from .envelope import LinkBody
 from .events import PeerEvent, PeerGone, PeerJoined, PeerRecovered, PeerSuspected
-from .model import Cause, Endpoint, LinkState, PeerId, PeerInfo
+from .model import Cause, Endpoint, LinkInfo, LinkState, PeerId, PeerInfo
 from .wire import Announce
 
 LinkKey: TypeAlias = tuple[PeerId, bytes]
@@ -97,6 +97,8 @@ class Link:
     """Since when our connection to it is down; ``None`` while it is up."""
     counts: Counts
     """What we have of its topics, and the newest of our markers that it has confirmed."""
+    since: float
+    """When it got into its present state."""
     state: LinkState = LinkState.ANNOUNCED
     verdict: Signal | None = None
     """Why it is given up, while what it had sent is still being read."""
@@ -123,6 +125,8 @@ class Link:
     """Our marker when it was last looked whether the peer has confirmed any."""
     is_silent: bool = False
     """Whether nothing is heard of it, though its connection is up."""
+    round_trip: float | None = None
+    """What the latest ping took until it was answered, in seconds."""
     left: int | None = None
     """The incarnation that said farewell on the link itself."""
     retry: float = 0.0
@@ -155,7 +159,25 @@ class Link:
         """Id and session as they stand in its frames; empty for a classic peer."""
         return b"" if self.announce.is_classic else self.peer.id.bytes + self.announce.session
 
-    def signal(self, signal: Signal) -> PeerEvent | None:
+    def info(self, now: float) -> LinkInfo:
+        """What the user may know of it."""
+        is_classic = self.announce.is_classic
+        is_verified = is_classic or (self.heard is not None and not self.is_silent)
+        marker = None if self.heard is None else self.heard.marker
+        heard_at = self.counts.heard_at
+        return LinkInfo(
+            peer=self.peer,
+            state=self.state,
+            since=now - self.since,
+            inward=self.down_since is None and is_verified,
+            outward=None if is_classic else is_verified and marker is not None and self.seen >= marker,
+            silence=None if is_classic or heard_at < 0 else now - heard_at,
+            round_trip=self.round_trip,
+        )
+
+    def signal(self, signal: Signal, now: float) -> PeerEvent | None:
         """Take one row of the table; returns what the user is told."""
         was, self.state = self.state, TRANSITIONS[self.state, signal]
+        if was is not self.state:
+            self.since = now
         return told(was, self.state, self.peer, signal)

@@ -75,6 +75,26 @@ class LinkState(Enum):
     """Out of the roster."""
 
 
+@frozen
+class LinkInfo:
+    """What we know of the link to one peer. Times are seconds until now."""
+
+    peer: PeerInfo
+    state: LinkState
+    since: float
+    """How long it has been in that state."""
+    inward: bool
+    """Whether what it publishes reaches us: our connection to it is up, verified, and not silent."""
+    outward: bool | None
+    """Whether what we publish reaches it, as far as it has told us on the present connection; ``None`` for a classic
+    peer, which tells nothing."""
+    silence: float | None
+    """How long ago anything of it was read last; ``None`` if nothing ever was, or it is a classic peer. An idle peer
+    sends something to one other only, so a long silence means nothing by itself."""
+    round_trip: float | None
+    """What the latest ping took until it was answered; ``None`` before the first, see ``ping_interval``."""
+
+
 class Cause(Enum):
     """Why a peer is gone."""
 

@@ -283,7 +283,7 @@ class Roster:
         counts = self._counts.pop(key, None)
         if counts is None:
             counts = Counts(*key, self.interests, self.config.max_topics)
-        link = Link(announce, endpoint, now, counts, epoch=epoch, seen=self._markers.pop(key, 0))
+        link = Link(announce, endpoint, now, counts, now, epoch=epoch, seen=self._markers.pop(key, 0))
         self._retries.pop(key, None)
         self._timers.cancel((Alarm.RETRY, key))
         self._timers.arm((Alarm.EXPIRE, key), now + self.config.announced_timeout)
@@ -504,6 +504,7 @@ class Roster:
         link = self._links.get(key)
         if link is None or self._is_leaving:
             return []
+        link.counts.heard_at = now
         outputs = self._follow(self.detector.heard(key, now), now)
         if link.is_silent:
             link.is_silent = False
@@ -547,7 +548,7 @@ class Roster:
         self._timers.cancel((Alarm.SUSPECT, link.key))
         if not self._timers.is_armed((Alarm.EXPIRE, link.key)):
             self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
-        return self._signal(link, Signal.SILENT)
+        return self._signal(link, Signal.SILENT, now)
 
     def link_heard(self, key: LinkKey, body: LinkBody, now: float) -> list[Output]:
         """A link message of a peer arrived in our inbox."""
@@ -648,7 +649,7 @@ class Roster:
         if any(rival.key in self._links for rival in rivals):
             # They are told gone when they are drained; this link is looked at again then.
             return outputs
-        outputs += self._prove(link)
+        outputs += self._prove(link, now)
         self.detector.verified(now)
         if link.confirmed == 0:
             # Joined all the same, but nothing of it is counted before a confirmation has arrived whole.
@@ -663,15 +664,15 @@ class Roster:
         younger = self._links.at(link.endpoint)
         if any(other.announce.is_classic for other in younger[younger.index(link) + 1 :]):
             return self._finish(link, Signal.REPLACED, now)
-        return self._prove(link)
+        return self._prove(link, now)
 
-    def _prove(self, link: Link) -> list[Output]:
+    def _prove(self, link: Link, now: float) -> list[Output]:
         for alarm in (Alarm.SUSPECT, Alarm.EXPIRE, Alarm.LINK):
             self._timers.cancel((alarm, link.key))
-        return self._signal(link, Signal.PROVED)
+        return self._signal(link, Signal.PROVED, now)
 
-    def _signal(self, link: Link, signal: Signal) -> list[Output]:
-        event = link.signal(signal)
+    def _signal(self, link: Link, signal: Signal, now: float) -> list[Output]:
+        event = link.signal(signal, now)
         if event is not None:
             self.detector.changed(link)
         if link.state is LinkState.JOINED:
@@ -781,15 +782,15 @@ class Roster:
             self._retries[link.key] = link.announce, link.endpoint
             _trim(self._retries, self.config.max_peers)
             self._timers.arm((Alarm.RETRY, link.key), now + self.config.beacon_interval)
-        return outputs + self._shut(link, signal) + self._signal(link, signal)
+        return outputs + self._shut(link, signal) + self._signal(link, signal, now)
 
     def _go_on_trying(self, link: Link, now: float) -> list[Output]:
         """End the stay, not the connection: ``reconnect_stop=0`` leaves it to libzmq for ever."""
         # The others belong to the connection, which must be revived as before.
         for alarm in (Alarm.LINK, Alarm.SUSPECT, Alarm.EXPIRE, Alarm.HINT):
             self._timers.cancel((alarm, link.key))
-        fresh = evolve(link, state=LinkState.ANNOUNCED, heard=None, told=None)
-        outputs = self._shut(link, Signal.EXPIRED) + self._signal(link, Signal.EXPIRED)
+        fresh = evolve(link, state=LinkState.ANNOUNCED, since=now, heard=None, told=None, is_silent=False)
+        outputs = self._shut(link, Signal.EXPIRED) + self._signal(link, Signal.EXPIRED, now)
         self._links.replace(fresh)
         return outputs + self._send_link(fresh, now)
 
@@ -848,7 +849,7 @@ class Roster:
                 probe = [ProbePeer(link.endpoint)] if self._stops_when_refused else []
                 return [RevivePeer(link.endpoint), *probe]
             case Alarm.SUSPECT:
-                return self._signal(link, Signal.SILENT)
+                return self._signal(link, Signal.SILENT, now)
             case Alarm.HINT:
                 return [Dropped(Drop.UNCONFIRMED_FAREWELL, str(key[0]))]
             case Alarm.EXPIRE:
