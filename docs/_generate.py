@@ -229,6 +229,9 @@ KEYS = {
     "groups": "list of texts",
     "services": "list of texts",
     "cluster": "text; peers of different clusters do not link",
+    "started": "integer; the first incarnation of this life, which is never raised",
+    "started": "integer; the first incarnation of this life, which is never raised: it tells the later of two processes"
+    " with one id",
     "incarnation": "integer; start of the process in milliseconds of wall-clock time, raised only to refute",
     "revision": "integer; grows with each change that is announced",
     "session": "8 hexadecimal digits, not all zero: 4 random bytes chosen at start",

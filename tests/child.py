@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from importlib.util import find_spec
+from uuid import UUID
 
 import anyio
 import anyio.abc
@@ -129,7 +130,11 @@ async def obey(peer: Peer, tasks: anyio.abc.TaskGroup) -> None:
 
 async def main(arguments: argparse.Namespace) -> None:
     config = PeerConfig(reconnect_stop=arguments.reconnect_stop, suspect_after=arguments.suspect_after)
-    async with Peer(arguments.proxy, name=arguments.name, config=config) as peer, anyio.create_task_group() as tasks:
+    id = UUID(arguments.id) if arguments.id else None
+    async with (
+        Peer(arguments.proxy, name=arguments.name, id=id, config=config) as peer,
+        anyio.create_task_group() as tasks,
+    ):
         tasks.start_soon(tell_events, peer)
         tasks.start_soon(tell_retries, peer)
         say("ready", endpoint=peer.me.endpoint)
@@ -144,6 +149,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("proxy")
     parser.add_argument("--name", default="")
+    parser.add_argument("--id", default="")
     parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop", "trio"])
     parser.add_argument("--reconnect-stop", type=int, default=1)
     parser.add_argument("--suspect-after", type=float, default=PeerConfig().suspect_after)

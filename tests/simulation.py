@@ -30,6 +30,8 @@ from zdisco._core.actions import (
     Drop,
     Dropped,
     FollowWelcome,
+    GiveWay,
+    MeetRival,
     Output,
     ProbePeer,
     ResolveEndpoint,
@@ -73,7 +75,7 @@ class Network:
     held: dict[frozenset[str], float] = field(factory=dict)
     """Pairs of names between which nothing gets through, though no connection ends, and until when."""
     disturbed: dict[frozenset[str], float] = field(factory=dict)
-    """When a connection between two of them was last cut."""
+    """When a connection between two of them was last cut, or given up by one while both live."""
     _agenda: list[tuple[float, int, Callable[[], None]]] = field(factory=list)
     _serial: int = 0
     _ports: int = 40000
@@ -141,7 +143,7 @@ class Network:
             incarnation=int(self.now * 1000) if incarnation is None else incarnation,
             host="here",
         )
-        me = Announce(info, session=self.random.randbytes(4))
+        me = Announce(info, session=self.random.randbytes(4), started=info.incarnation)
         core = Discovery(me, tuple(proxies), config or PeerConfig(), self.random.random)
         peer = FakePeer(self, name, core, [b"user." + topic for topic in topics])
         self.peers.append(peer)
@@ -317,6 +319,8 @@ class SubSocket:
     def close(self) -> None:
         self.is_closed = True
         if self.connection is not None:
+            network = self.sub.network
+            network.disturbed[frozenset((self.owner.name, self.connection.listener.name))] = network.now
             self.connection.waiting.clear()
             self.connection.forget()
 
@@ -680,6 +684,12 @@ class FakePeer(Subscriber):
             case ResolveEndpoint(name):
                 numeric = name.replace("localhost", "127.0.0.1")
                 network.later(lambda: self._input(lambda: self.core.resolved(name, numeric, self.now)))
+            case MeetRival(announce):
+                self._input(lambda: self.core.rival_met(announce, self.now))
+            case GiveWay():
+                self.has_left = True
+                # What was published leaves before the socket closes.
+                network.at(network.now + 0.03, self.kill)
             case Dropped(drop):
                 self.drops.append(drop)
             case TellLoss() | DeliverRetained():

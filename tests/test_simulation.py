@@ -18,7 +18,7 @@ from simulation import WELL_KNOWN, FakePeer, FakeProxy, Network
 from zdisco._core.actions import Drop
 from zdisco._core.config import PeerConfig
 from zdisco._core.events import PeerGone, PeerJoined, PeerSuspected, PeerUpdated, ProxyFound, ProxyLost
-from zdisco._core.model import Cause, LinkState, PeerInfo
+from zdisco._core.model import Cause, LinkState, PeerId, PeerInfo
 from zdisco._core.wire import Announce, DiscoveryMessage, Farewell, Welcome, encode
 
 BEACONS = 85.0
@@ -416,3 +416,76 @@ def test_rosters_agree_once_the_network_is_quiet_whatever_happened_before(seed: 
     for peer in network.alive:
         assert not chaos.said_farewell & {link.sender for link in peer.core.roster.links}
         assert not peer.entered, "somebody never confirmed a subscription"
+
+
+# One id, two processes
+
+
+def incarnations(network: Network, id: PeerId) -> set[int]:
+    return {peer.core.info.incarnation for peer in network.peers if peer.id == id}
+
+
+@given(seed=SEEDS, apart=st.sampled_from([0.0, 0.001, 0.5, 40.0]), is_clock_back=st.booleans(), loss=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_of_two_processes_with_one_id_the_later_gives_way_for_good(
+    seed: int, apart: float, is_clock_back: bool, loss: bool
+) -> None:
+    network = Network(seed, loss=0.3 if loss else 0.0)
+    network.proxy()
+    id = network.new_id()
+    first = network.peer("first", id=id)
+    others = [network.peer(f"other{number}") for number in range(3)]
+    network.run(apart)
+    # Where clocks differ, "later" is what these say.
+    second = network.peer("second", id=id, incarnation=first.core.me.started - 7 if is_clock_back else None)
+    earlier, later = sorted((first, second), key=lambda peer: (peer.core.me.started, peer.core.me.session))
+    network.run_until(lambda: later.has_left, 2 * BEACONS if loss else 5.0)
+    network.loss = 0.0
+    network.run(BEACONS)
+    assert not earlier.has_left
+    assert_agreement(network)
+    before = incarnations(network, id)
+    network.run(BEACONS)
+    assert incarnations(network, id) == before, "nobody refutes without end"
+    for peer in others:
+        stays = [event for event in peer.events if isinstance(event, PeerJoined) and event.peer.id == id]
+        assert 1 <= len(stays) <= 3
+
+
+@given(seed=SEEDS, is_named=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_who_only_claims_our_id_on_the_proxy_ends_nobody(seed: int, is_named: bool) -> None:
+    network = Network(seed)
+    proxy = network.proxy()
+    victim, other = network.peer("victim"), network.peer("other")
+    network.run_until(lambda: is_complete(network), 1.0)
+    # An endpoint where nobody is, or that of a peer that runs.
+    endpoint = other.endpoint if is_named else network.new_endpoint()
+    for number in range(10):
+        forged = PeerInfo(victim.id, endpoint, incarnation=number * 10**12)
+        proxy.inject(encode(Announce(forged, b"liar", started=1)))
+        network.run(2.0)
+    network.run(BEACONS)
+    assert not victim.has_left
+    assert_agreement(network)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=10, deadline=None)
+def test_an_id_comes_back_after_a_crash_though_the_clock_went_back(seed: int) -> None:
+    network = Network(seed)
+    network.proxy()
+    id = network.new_id()
+    first, other = network.peer("first", id=id), network.peer("other")
+    network.run_until(lambda: is_complete(network), 1.0)
+    first.kill()
+    network.run(network.random.choice([0.0, 0.01, 1.0]))
+    second = network.peer("second", id=id, incarnation=5)
+    network.run(BEACONS)
+    assert not second.has_left
+    assert_agreement(network)
+    assert [type(event) for event in other.events if isinstance(event, PeerJoined | PeerGone)] == [
+        PeerJoined,
+        PeerGone,
+        PeerJoined,
+    ]

@@ -26,8 +26,9 @@ class Background:
 
     Args:
         main: What to run.
-        ended: Called if it ended without `stop`: by a bug of ours, or because somebody cancelled
-            a task that is not his. On trio the block is cancelled, too.
+        ended: Called if it ended without `stop`: because there is nothing more to do, by a bug of ours,
+            or because somebody cancelled a task that is not his; in the latter two cases the block is
+            cancelled, too, on trio.
     """
 
     def __init__(self, main: Callable[[], Awaitable[None]], ended: Callable[[], None]) -> None:
@@ -67,7 +68,8 @@ class Background:
         # Nobody else hears of it before the block is left.
         if not self._stops:
             error = None if task.cancelled() else task.exception()
-            logger.error("a task of zdisco ended unexpectedly", exc_info=error)
+            if error is not None or task.cancelled():
+                logger.error("a task of zdisco ended unexpectedly", exc_info=error)
             self._ended()
 
     async def stop(self) -> None:

@@ -39,7 +39,7 @@ from ._core.events import (
     ProxyFound,
     ProxyLost,
 )
-from ._core.model import Endpoint, LinkState
+from ._core.model import Endpoint, LinkState, PeerInfo
 from ._core.relay import Relay
 from ._core.wire import Announce, decode
 from ._loops import clock, current_time
@@ -82,6 +82,8 @@ class Driver:
             self.core.roster.sender, self.control, self.dropped, lambda loss: self.perform([loss]), clock()
         )
         self.data_frames = self.messages.deliver
+        self.rival: PeerInfo | None = None
+        """A process that has our id and started earlier than we did."""
         self.flush: Callable[[], None] = _nothing
         """Sends what was published and has not left yet."""
         self.inbox: Mapping[Kind, Callable[[ControlFrame], None]] = {}
@@ -130,7 +132,7 @@ class Driver:
     # Tasks
 
     async def run(self) -> None:
-        """Run the channels and the clock until cancelled."""
+        """Run the channels and the clock until cancelled, or until there is a `rival`."""
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self.data.run, self)
             for side in self._proxies.values():
@@ -264,6 +266,10 @@ class Driver:
                     self.data.drain(endpoint, sender)
                 case actions.ShutPeer(peer):
                     self.data.shut(peer.bytes)
+                case actions.MeetRival(announce):
+                    self.feed(self.core.rival_met(announce, current_time()))
+                case actions.GiveWay(rival):
+                    self._give_way(rival)
                 case actions.SubscribeTopic(topic):
                     self.data.subscribe(topic)
                 case actions.UnsubscribeTopic(topic):
@@ -293,6 +299,12 @@ class Driver:
         """Send a control frame behind all that was published before. Never waits."""
         self.flush()
         self.data.send(frame)
+
+    def _give_way(self, rival: PeerInfo) -> None:
+        """Let `run` end."""
+        assert self._tasks is not None, "the core asks for this only after an input of a channel"
+        self.rival = rival
+        self._tasks.cancel_scope.cancel()
 
     def _start(self, function: Callable[[Endpoint], Coroutine[None, None, None]], endpoint: Endpoint) -> None:
         assert self._tasks is not None, "the core asks for this only after an input of a channel"

@@ -46,7 +46,15 @@ from ._core.config import PeerConfig
 from ._core.discovery import Stage
 from ._core.endpoints import TcpEndpoint, numeric, parse
 from ._core.envelope import Kind, check_name, check_topic, direct_topic, group_topic
-from ._core.errors import ClosedError, DiscoveryTimeout, FarewellTimeout, InvalidEndpoint, MalformedMessage, UnknownPeer
+from ._core.errors import (
+    ClosedError,
+    DiscoveryTimeout,
+    FarewellTimeout,
+    IdentityConflict,
+    InvalidEndpoint,
+    MalformedMessage,
+    UnknownPeer,
+)
 from ._core.events import Event, EventsDropped, PeerEvent
 from ._core.model import NO_SESSION, Endpoint, LinkInfo, Message, PeerInfo, StreamOverflow
 from ._core.wire import Announce, encode
@@ -87,8 +95,8 @@ class Peer:
         groups: Names of groups of which this peer is a member as long as it lives, announced to all; it reads
             those that it joins, see `join`.
         cluster: Only peers of the same cluster link.
-        id: Names this peer; random unless given. No two running peers may have the same one: each would
-            replace the other, again and again.
+        id: Names this peer; random unless given. No two running peers may have the same one: the one that
+            started later ends with `IdentityConflict` as soon as they can reach each other.
         host: Local address to bind the data channel to; by default the one that routes to the first proxy.
         port: Port of the data channel; by default an ephemeral one.
         advertise: Host, or ``tcp`` endpoint, that the others connect to, where it differs from the bound one.
@@ -104,7 +112,9 @@ class Peer:
 
     Entering the block raises `BindError` if the data channel cannot be bound, or if no local
     address leads to a proxy, `SocketLimitError` if no descriptors are left, and
-    `DiscoveryTimeout` if no proxy relayed us in time. A peer is entered once, and used in the
+    `DiscoveryTimeout` if no proxy relayed us in time. If another process has our id and started
+    earlier, the peer ends: its streams end, and whatever is called, or leaving the block, raises
+    `IdentityConflict`. A peer is entered once, and used in the
     thread and the event loop in which it was entered; elsewhere it raises `RuntimeError`.
     Cancellation while entering or leaving is safe: everything is closed; the others notice by
     the broken link, as after a crash.
@@ -147,7 +157,7 @@ class Peer:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
-        self._me = Announce(info, _new_session())
+        self._me = Announce(info, _new_session(), started=info.incarnation)
         # Whether it fits is the caller's business, so it raises here; the endpoint has room of its own.
         encode(evolve(self._me, info=evolve(info, endpoint="tcp://127.0.0.1:1")))
         self._wait = wait
@@ -160,6 +170,7 @@ class Peer:
         self._drops: Mapping[Drop, int] = MappingProxyType({})
         self._was_entered = False
         self._is_closed = False
+        self._rival: PeerInfo | None = None
         self._thread = 0
         self._loop: anyio.lowlevel.EventLoopToken | None = None
         self._publisher: Publisher | None = None
@@ -256,6 +267,8 @@ class Peer:
             logger.warning("%s", timeout)
         finally:
             await self._close()
+        if error is None and self._rival is not None:
+            raise IdentityConflict(self._rival)
 
     async def _open(self) -> None:
         self._network = self._new_network(self._config)
@@ -307,6 +320,9 @@ class Peer:
         if self._publisher is not None:
             self._publisher.close()
         driver, self._driver = self._driver, None
+        if driver is not None and driver.rival is not None:
+            self._rival = driver.rival
+            logger.error("%s", self._why_closed())
         self._end_requests("is not open")
         self._services.end()
         streams: list[Stream[Any]] = [*self._event_streams, *self._monitor_streams]
@@ -381,14 +397,17 @@ class Peer:
             while driver.core.unheard_farewells and not driver.is_closed:
                 await driver.changed()
         if driver.is_closed:
-            raise ClosedError("peer")
+            raise self._why_closed()
         if unheard := driver.core.unheard_farewells:
             raise FarewellTimeout(self._config.farewell_timeout, tuple(sorted(unheard)))
+
+    def _why_closed(self) -> ClosedError:
+        return ClosedError("peer") if self._rival is None else IdentityConflict(self._rival)
 
     @property
     def _opened(self) -> Driver:
         if self._driver is None:
-            raise ClosedError("peer")
+            raise self._why_closed()
         if self._thread != threading.get_ident() or self._loop is None or not runs_in(self._loop):
             raise RuntimeError(_ELSEWHERE)
         return self._driver
@@ -639,7 +658,7 @@ class Peer:
         driver.perform(outputs)
         await driver.in_force(interest.since)
         if driver.is_closed:
-            raise ClosedError("peer")
+            raise self._why_closed()
 
     def _unsubscribe(self, stream: Subscription[Any]) -> None:
         if (driver := self._driver) is not None:

@@ -13,6 +13,7 @@ from attrs import frozen
 from .counts import Loss
 from .events import Event
 from .model import Endpoint, PeerId, PeerInfo
+from .wire import Announce
 
 
 @frozen
@@ -83,6 +84,20 @@ class ProbePeer:
     """Try a plain TCP connection and call `Discovery.probed` with what came of it."""
 
     endpoint: Endpoint
+
+
+@frozen
+class MeetRival:
+    """A process that runs has our id: call `Discovery.rival_met`."""
+
+    announce: Announce
+
+
+@frozen
+class GiveWay:
+    """That process started earlier than we did: end."""
+
+    rival: PeerInfo
 
 
 @frozen
@@ -166,6 +181,8 @@ Action: TypeAlias = (
     | ShutPeer
     | RevivePeer
     | ProbePeer
+    | MeetRival
+    | GiveWay
     | SubscribeTopic
     | UnsubscribeTopic
     | ResolveEndpoint

@@ -24,7 +24,7 @@ from uuid import UUID
 
 from attrs import define, evolve, field
 
-from .actions import Drop, Dropped, FollowWelcome, Output, ResolveEndpoint, SendData, SendToProxy
+from .actions import Drop, Dropped, FollowWelcome, GiveWay, Output, ResolveEndpoint, SendData, SendToProxy
 from .config import PeerConfig
 from .endpoints import is_loopback, numeric
 from .envelope import (
@@ -352,8 +352,7 @@ class Discovery:
 
     def _heard_of_ourselves(self, relay: Relay, announce: Announce, now: float) -> list[Output]:
         if announce.session != self.me.session:
-            is_newer = announce.info.incarnation >= self.me.info.incarnation
-            return self._refute(announce.info.incarnation, now) if is_newer else []
+            return self._heard_of_rival(announce, now)
         if not self._may_be_ours(announce.info):
             return [Dropped(Drop.FORGED_ANNOUNCE, relay.proxy), *self._refute(announce.info.incarnation, now)]
         relay.signal(RelaySignal.ECHO)
@@ -366,6 +365,37 @@ class Discovery:
             return []
         relay.was_found = True
         return [ProxyFound(relay.proxy)]
+
+    def _heard_of_rival(self, announce: Announce, now: float) -> list[Output]:
+        """Somebody announces our id as another life. If it is a process that runs, its link will prove it."""
+        if self.stage is not Stage.STARTED or announce.is_classic:
+            return []
+        outputs: list[Output] = []
+        try:
+            endpoint = numeric(announce.info.endpoint)
+        except InvalidEndpoint:
+            endpoint = None
+        if endpoint is not None and self._may_connect(announce.info, endpoint):
+            is_new, outputs = self.roster.announced(announce, endpoint, now)
+            if is_new:
+                self._answer_soon(now)
+        if announce.info.incarnation >= self.me.info.incarnation:
+            # Whoever believes it holds us for the older life. But if that process runs it may be we who
+            # have to give way, so that is seen first.
+            self._wrongly_said = max(self._wrongly_said, announce.info.incarnation)
+            if not self._timers.is_armed((Alarm.REFUTE, EVERYBODY)):
+                self._timers.arm((Alarm.REFUTE, EVERYBODY), now + self.config.announce_interval)
+        return outputs
+
+    def rival_met(self, announce: Announce, now: float) -> list[Output]:
+        """A process that runs has our id. Whoever started later gives way; the other one says that it stays."""
+        if self.stage is not Stage.STARTED:
+            return []
+        if _seniority(self.me) < _seniority(announce):
+            return self._refute(announce.info.incarnation, now)
+        self.stage = Stage.LEAVING
+        self.roster.close()
+        return [*map(SendData, self.roster.publications.close()), self._direct_farewell(ALL), GiveWay(announce.info)]
 
     def _may_be_ours(self, info: PeerInfo) -> bool:
         """Whether we may have made this announce, now or earlier. Our session is no secret."""
@@ -569,3 +599,8 @@ class Discovery:
             case Alarm.ANSWER:
                 again, self._answer_again = self._answer_again, False
                 return self._announce_to_all(again=again)
+
+
+def _seniority(announce: Announce) -> tuple[int, bytes]:
+    """When a life started; of two that started at the same time the session decides."""
+    return announce.started or announce.info.incarnation, announce.session

@@ -4,6 +4,7 @@
 
     ZdiscoError
     ├── ClosedError            the peer, proxy or socket is not open, or not any more
+    │   └── IdentityConflict   another process that runs has our id, and started earlier
     ├── DiscoveryTimeout       (TimeoutError)  our announce did not come back in time
     ├── FarewellTimeout        (TimeoutError)  our farewell did not come back in time
     ├── BindError              (OSError)       an endpoint could not be bound
@@ -43,6 +44,18 @@ class ClosedError(ZdiscoError):
 
     def __str__(self) -> str:
         return f"the {self.what} {self.state}"
+
+
+class IdentityConflict(ClosedError):
+    """Another process that runs has the id of this peer, and started earlier, so this one has ended."""
+
+    def __init__(self, other: PeerInfo) -> None:
+        super().__init__("peer", f"has the id {other.id} of a process that started earlier, at {other.endpoint}")
+        self.other = other
+        """What that process announces."""
+
+    def __reduce__(self) -> tuple[type[IdentityConflict], tuple[PeerInfo]]:
+        return type(self), (self.other,)
 
 
 @frozen

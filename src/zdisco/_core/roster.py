@@ -32,6 +32,7 @@ from .actions import (
     DrainPeer,
     Drop,
     Dropped,
+    MeetRival,
     Output,
     ProbePeer,
     RevivePeer,
@@ -158,6 +159,8 @@ class Roster:
 
     def sender(self, id_and_session: bytes) -> tuple[PeerInfo, Counts] | None:
         """Whose frames name this id and session, and what we have of them; ``None`` if nobody in the roster."""
+        if id_and_session[:16] == self.me.bytes:
+            return None
         link = self._links.get((PeerId(bytes=id_and_session[:16]), id_and_session[16:]))
         return None if link is None else (link.peer, link.counts)
 
@@ -594,12 +597,10 @@ class Roster:
 
     def subscribed(self, topic: Inbox | Marker, now: float) -> list[Output]:
         """A control subscription of a peer is in force at our `dataPub`."""
-        if topic.id == self.me:
-            return []
         if isinstance(topic, Marker):
-            return self._marker_seen(topic, now)
+            return [] if (topic.id, topic.session) == (self.me, self.session) else self._marker_seen(topic, now)
         links = self._links.of(topic.id)
-        if links:
+        if links or topic.id == self.me:
             return [output for link in links for output in self._send_link(link, now)]
         if self._open:
             return self._send_link_to_stranger(topic.id)
@@ -639,6 +640,8 @@ class Roster:
                 self._timers.arm((Alarm.SUSPECT, link.key), now + self.config.suspect_after)
                 self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
             return []
+        if link.peer.id == self.me:
+            return self._meet_rival(link)
         rivals = self._links.rivals(link)
         if any(rival.peer.id == link.peer.id and rival.peer.incarnation > link.peer.incarnation for rival in rivals):
             return self._give_up(link, Signal.REPLACED, now)
@@ -656,6 +659,14 @@ class Roster:
             link.asked = self.marker
             self._timers.arm((Alarm.LINK, link.key), now + self.config.link_retry_max)
         return outputs
+
+    def _meet_rival(self, link: Link) -> list[Output]:
+        """A process with our id is no peer of ours; that it runs is proved like that of any other."""
+        self._timers.cancel((Alarm.LINK, link.key))
+        if link.had_joined:
+            return []
+        link.had_joined = True
+        return [MeetRival(link.announce)]
 
     def _prove_classic(self, link: Link, now: float) -> list[Output]:
         """A connection is all the proof that a classic peer gives, so it replaces none but its like."""

@@ -81,6 +81,8 @@ class Announce:
     """A directory must forward this one although nothing changed."""
     informed_by: frozenset[UUID] = frozenset()
     """The proxies whose directories told us the roster: their peers need not answer."""
+    started: int = 0
+    """The first incarnation of this life, which is never raised: of two processes with one id it tells the later."""
 
     @property
     def is_classic(self) -> bool:
@@ -178,6 +180,7 @@ def _extension_fields(message: DiscoveryMessage) -> dict[str, object]:
                 "key": message.key,
                 "capabilities": sorted(message.capabilities),
                 "informed_by": sorted(map(str, message.informed_by)),
+                "started": message.started,
             }
         case Farewell():
             return {"incarnation": message.incarnation, "session": _session_text(message.session)}
@@ -270,6 +273,7 @@ def _build(command: bytes, peer_id: UUID, endpoint: str, flags: int, fields: _Fi
                 key=fields.text("key"),
                 again=bool(flags & _AGAIN),
                 informed_by=fields.ids("informed_by"),
+                started=fields.number("started", MAX_INCARNATION),
             )
         case b"D":
             return Farewell(peer_id, endpoint, fields.number("incarnation", MAX_INCARNATION), fields.session())
