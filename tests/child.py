@@ -132,7 +132,7 @@ async def main(arguments: argparse.Namespace) -> None:
     config = PeerConfig(reconnect_stop=arguments.reconnect_stop, suspect_after=arguments.suspect_after)
     id = UUID(arguments.id) if arguments.id else None
     async with (
-        Peer(arguments.proxy, name=arguments.name, id=id, config=config) as peer,
+        Peer(arguments.proxy, name=arguments.name, id=id, embed=arguments.embed, config=config) as peer,
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(tell_events, peer)
@@ -150,6 +150,7 @@ if __name__ == "__main__":
     parser.add_argument("proxy")
     parser.add_argument("--name", default="")
     parser.add_argument("--id", default="")
+    parser.add_argument("--embed", action="store_true")
     parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop", "trio"])
     parser.add_argument("--reconnect-stop", type=int, default=1)
     parser.add_argument("--suspect-after", type=float, default=PeerConfig().suspect_after)

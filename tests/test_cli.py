@@ -139,6 +139,18 @@ def test_a_peer_listens_and_announces_what_it_is_told_to(proxy: str) -> None:
     assert row["endpoint"] == f"tcp://localhost:{port}"
 
 
+def test_peers_that_embed_the_proxy_need_none() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    with peer(endpoint, "alice", "--embed") as alice, peer(endpoint, "bob", "--embed") as bob:
+        alice.wait_for("Joined bob")
+        assert alice.leave(signal.SIGTERM) == 0
+        bob.wait_for("Found proxy", 2)
+        with peer(endpoint, "carol") as carol:
+            carol.wait_for("Joined bob")
+
+
 def test_two_texts_on_one_topic_are_both_published(proxy: str) -> None:
     both = ("--publish", "a=1", "--publish", "a=2", "--every", "0.05")
     with peer(proxy, "alice", "--subscribe", "a") as alice, peer(proxy, "bob", *both):

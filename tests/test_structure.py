@@ -58,6 +58,7 @@ ORDER = [
     "_reachability",
     "_services",
     "_proxy",
+    "_embedded",
     "_peer",
     "testing",
     "__init__",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,19 @@ def soon() -> Callable[[Callable[[], object]], object]:
     if loop is not None:
         return loop.call_soon
     return partial(_run_soon, anyio.lowlevel.current_token().native_token)
+
+
+def threadsafe() -> Callable[[Callable[[], object]], object]:
+    """What calls a function, from any thread, in the event loop that runs now. Nothing happens if that has ended."""
+    loop = asyncio_loop()
+    token: Any = anyio.lowlevel.current_token().native_token
+    call = loop.call_soon_threadsafe if loop is not None else token.run_sync_soon
+
+    def call_there(function: Callable[[], object]) -> None:
+        with suppress(RuntimeError):
+            call(function)
+
+    return call_there
 
 
 def _run_soon(trio_token: Any, function: Callable[[], object]) -> None:

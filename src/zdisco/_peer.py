@@ -55,12 +55,14 @@ from ._core.errors import (
     MalformedMessage,
     UnknownPeer,
 )
-from ._core.events import Event, EventsDropped, PeerEvent
+from ._core.events import Event, EventsDropped, PeerEvent, ProxyFound, ProxyLost
 from ._core.model import NO_SESSION, Endpoint, LinkInfo, Message, PeerInfo, StreamOverflow
 from ._core.wire import Announce, encode
 from ._driver import Driver
+from ._embedded import EmbeddedProxy
 from ._loops import current_time, runs_in
 from ._messages import InboxStream, M, MessageStream, Received
+from ._proxy import Proxy
 from ._publisher import Publisher
 from ._reachability import SERVICE, Reachability, decode_row, encode_row, reachability
 from ._requests import Post, Reply, Requests, answer, reply
@@ -90,6 +92,9 @@ class Peer:
 
     Args:
         proxies: The well-known endpoint of a proxy, or several.
+        embed: Host the proxy at the (first) well-known endpoint, which must be one of this machine, whenever
+            nobody else does: nobody has to start one then. It runs in a thread of its own until we leave;
+            then one of the others that embed it takes over.
         name: What people call this peer; need not be unique.
         headers: Text to text, announced to all; `update` changes them.
         groups: Names of groups of which this peer is a member as long as it lives, announced to all; it reads
@@ -105,7 +110,8 @@ class Peer:
         network: Makes the channels; `zdisco.testing` has one without sockets.
 
     Raises:
-        InvalidEndpoint: If a proxy is no endpoint, ``host`` no address, or ``advertise`` neither host nor endpoint.
+        InvalidEndpoint: If a proxy is no endpoint, or with ``embed`` not one of ``tcp``, ``host`` no address, or
+            ``advertise`` neither host nor endpoint.
         AnnounceTooLarge: If name, headers and groups do not fit into one announce.
         TypeError: If an argument is of the wrong type.
         ValueError: If ``port`` is none, or the name of a group could be no topic.
@@ -122,8 +128,9 @@ class Peer:
 
     def __init__(
         self,
-        proxies: str | Iterable[str],
+        proxies: str | Iterable[str] = "tcp://127.0.0.1:5555",
         *,
+        embed: bool = False,
         name: str = "",
         headers: Mapping[str, str] | None = None,
         groups: Iterable[str] = (),
@@ -160,6 +167,9 @@ class Peer:
         self._me = Announce(info, _new_session(), started=info.incarnation)
         # Whether it fits is the caller's business, so it raises here; the endpoint has room of its own.
         encode(evolve(self._me, info=evolve(info, endpoint="tcp://127.0.0.1:1")))
+        if embed:
+            Proxy(self._proxies[0])  # raises if it could be none
+        self._embedded = EmbeddedProxy(self._proxies[0]) if embed else None
         self._wait = wait
         self._new_network = network
         self._network: Network | None = None
@@ -271,6 +281,8 @@ class Peer:
             raise IdentityConflict(self._rival)
 
     async def _open(self) -> None:
+        if self._embedded is not None:
+            await self._embedded.start()
         self._network = self._new_network(self._config)
         self._data = await self._network.data_channel(self._host, self._port, self._proxies)
         endpoint = await self._endpoint_to_announce(self._data.endpoint)
@@ -313,6 +325,8 @@ class Peer:
             self._shut()
             with anyio.CancelScope(shield=True):
                 await self._close_network()
+                if self._embedded is not None:
+                    await self._embedded.stop()
 
     def _shut(self) -> None:
         """Let nobody use us, or wait for us, any more."""
@@ -500,6 +514,9 @@ class Peer:
         return stream
 
     def _tell(self, event: Event) -> None:
+        is_about_proxy = isinstance(event, ProxyFound | ProxyLost) and event.endpoint == self._proxies[0]
+        if self._embedded is not None and is_about_proxy:
+            self._embedded.want(isinstance(event, ProxyLost))
         if isinstance(event, PeerEvent) and self._requests is not None:
             self._requests.told(event)
             self._publishing.told(event)

@@ -197,6 +197,7 @@ def proxy(bind: str, relay: str | None, advertise: str | None, backend: str) -> 
     metavar="N",
     help="Give a peer up when 1: refused, 2: the handshake failed, 3: either; 0: never.",
 )
+@click.option("--embed", is_flag=True, help="Host the proxy whenever nobody else does.")
 @click.option("--monitor", is_flag=True, help="Print socket events, too; they may come a few milliseconds late.")
 @_backend
 def peer(
