@@ -24,9 +24,12 @@ CHILD = Path(__file__).with_name("child.py")
 class Child:
     """A peer in a process of its own."""
 
-    def __init__(self, proxy: str, *arguments: str) -> None:
+    def __init__(self, proxy: str, *arguments: str, inside: tuple[str, ...] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(CHILD), proxy, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*inside, sys.executable, str(CHILD), proxy, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.facts: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

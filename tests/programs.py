@@ -19,9 +19,9 @@ TIMEOUT = 20.0
 class Program:
     """One Python program: ``Program("-m", "zdisco", ...)``. Leaving the block kills it if it still runs."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, inside: tuple[str, ...] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [*inside, sys.executable, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
