@@ -89,6 +89,7 @@ REASONS = {
     " was lost in a full queue.",
     "serve_limit": "Handlers wait most of the time; more at once than this want a number chosen for them.",
     "event_capacity": "Some thousand peers may come and go before somebody looks.",
+    "expected_peers": "Tens of peers are what a full mesh is for.",
     "max_peers": "More than a full mesh of connections can carry anyway.",
     "max_links_per_id": "One that dies, one that replaces it, and two to spare; a liar gets no more.",
     "max_tombstones": "As many as there may be peers.",
@@ -229,7 +230,6 @@ KEYS = {
     "groups": "list of texts",
     "services": "list of texts",
     "cluster": "text; peers of different clusters do not link",
-    "started": "integer; the first incarnation of this life, which is never raised",
     "started": "integer; the first incarnation of this life, which is never raised: it tells the later of two processes"
     " with one id",
     "incarnation": "integer; start of the process in milliseconds of wall-clock time, raised only to refute",

@@ -62,3 +62,29 @@ async def test_without_a_proxy_over_tcp_it_is_loopback(monkeypatch: pytest.Monke
 
 async def test_loopback_is_reached_from_loopback() -> None:
     assert route_to("127.0.0.1") == "127.0.0.1"
+
+
+@pytest.mark.parametrize(("expected", "is_warned"), [(10, False), (11, True)])
+def test_a_limit_of_descriptors_that_has_no_room_for_the_expected_peers_is_warned_of(
+    expected: int, is_warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(network, "_descriptor_limit", lambda: 100 + 64 + 2 * 10)
+    monkeypatch.setattr(network, "_open_descriptors", lambda: 100)
+    network._check_descriptors(expected)
+    warned = [record.message for record in caplog.records]
+    assert [message.split(":")[0] for message in warned] == ["room for 10 of 11 expected peers"] * is_warned
+
+
+def test_the_limit_of_descriptors_is_that_of_the_process() -> None:
+    resource = pytest.importorskip("resource")
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert network._descriptor_limit() in (soft, None)
+    assert 0 < network._open_descriptors() < 10_000
+
+
+def test_where_there_is_no_limit_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(network, "_descriptor_limit", lambda: None)
+    network._check_descriptors(10**9)
+    assert caplog.records == []

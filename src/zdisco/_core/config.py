@@ -192,6 +192,9 @@ class PeerConfig:
     """Requests to one service that its handler works on at the same time."""
     event_capacity: int = field(default=10_000, validator=_is_count)
     """Events that wait in one event or monitor stream before the oldest are dropped."""
+    expected_peers: int = field(default=32, validator=_is_count)
+    """How many others there will be. If the process may not open the two descriptors that each of them takes, a warning
+    is logged when the block is entered."""
     max_peers: int = field(default=4_096, validator=_is_count)
     """Links in the roster."""
     max_links_per_id: int = field(default=4, validator=_is_count)

@@ -7,9 +7,12 @@ routes to the proxy, which is loopback for a proxy on loopback.
 from __future__ import annotations
 
 import errno
+import logging
+import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 
 import anyio
 
@@ -21,7 +24,13 @@ from .._core.model import Endpoint
 from .channels import ZmqDataChannel, ZmqProxyChannel
 from .sockets import new_context, terminate
 
+logger = logging.getLogger("zdisco")
+
 LOOPBACK = "127.0.0.1"
+_DESCRIPTORS_PER_PEER = 2
+"""Our connection to it, and its connection to us."""
+_SPARE = 64
+"""Descriptors for our own sockets, and for probes."""
 
 
 class ZmqNetwork(Network):
@@ -29,6 +38,7 @@ class ZmqNetwork(Network):
 
     def __init__(self, config: PeerConfig) -> None:
         self._config = config
+        _check_descriptors(config.expected_peers)
         self._context = new_context()
 
     async def data_channel(self, host: str | None, port: int, proxies: Sequence[Endpoint]) -> DataChannel:
@@ -49,6 +59,38 @@ class ZmqNetwork(Network):
 
     async def aclose(self) -> None:
         await terminate(self._context)
+
+
+def _check_descriptors(expected: int) -> None:
+    """Warn where the process may not open as many descriptors as the expected peers take."""
+    limit = _descriptor_limit()
+    if limit is None:
+        return
+    room = max(0, limit - _open_descriptors() - _SPARE) // _DESCRIPTORS_PER_PEER
+    if room < expected:
+        logger.warning(
+            "room for %d of %d expected peers: each takes %d descriptors, and the limit is %d (ulimit -n)",
+            room,
+            expected,
+            _DESCRIPTORS_PER_PEER,
+            limit,
+        )
+
+
+def _descriptor_limit() -> int | None:
+    """How many descriptors this process may have open; ``None`` where there is no such limit."""
+    try:
+        resource = import_module("resource")
+    except ImportError:  # not a Unix
+        return None
+    limit: int = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _open_descriptors() -> int:
+    with suppress(OSError):
+        return len(os.listdir("/proc/self/fd"))
+    return 0
 
 
 async def local_address_towards(endpoints: Sequence[Endpoint]) -> str:
