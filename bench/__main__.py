@@ -1,6 +1,7 @@
 """``make bench``: how long peers take to find each other, to tell that one was killed, and what data costs.
 
 python -m bench                                everything
+python -m bench presence                       only joins, departures, and peers that rest
 python -m bench data --quick                   only data, in some minutes
 python -m bench data --quick 256B asyncio      only this measure and program, in seconds
 """
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import platform
+import random
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -22,13 +25,15 @@ from attrs import frozen
 
 from zdisco import Peer
 
-from . import data, plain
+from . import data, idle, plain
 from .cells import STACKS
+from .figures import percentile
 from .member import Member
 from .table import Row, show
 
 JOINS = 200
 KILLS = 20
+STOPS = 20
 OTHERS = 7
 
 
@@ -84,6 +89,24 @@ def measure_kills() -> Row:
     return Row("asyncio", ours, theirs)
 
 
+def measure_stops() -> None:
+    """Seconds from the SIGSTOP of one of eight until the last of the others told it suspect."""
+    found: list[float] = []
+    with Member("proxy") as proxy, ExitStack() as stack:
+        others = [stack.enter_context(Member("peer", proxy.endpoint)) for _ in range(OTHERS)]
+        for _ in range(STOPS):
+            with Member("peer", proxy.endpoint) as victim:
+                for other in others:
+                    told(other, victim.id)
+                time.sleep(1 + random.random())
+                began = time.monotonic()
+                victim.process.send_signal(signal.SIGSTOP)
+                found.append(max(other.next("suspected")["at"] for other in others) - began)
+    print("\nSIGSTOP of one of eight processes: until the last of the others told it suspect")
+    print(f"p50 {percentile(found, 50):.2f} s, of {STOPS} the last {max(found):.2f} s; <= 2 s: ", end="")
+    print("ok" if max(found) <= 2 else "MISSED")
+
+
 def measure_presence() -> None:
     rows = [
         measure_joins("asyncio", {}),
@@ -93,6 +116,8 @@ def measure_presence() -> None:
     show("Join: from the start of the second of two peers to joined on both; plain: connected on both", rows)
     title = "kill -9 of one of eight processes: until the last of the others told it gone"
     show(f"{title}; plain: until one subscriber saw DISCONNECTED", [measure_kills()])
+    measure_stops()
+    idle.measure()
 
 
 @frozen
@@ -100,7 +125,8 @@ class Order:
     """What the command line asks for."""
 
     plan: data.Plan
-    only_data: bool
+    only: str
+    """What else is not measured: ``data`` or ``presence``; empty: everything is."""
 
 
 def read(arguments: Sequence[str] | None = None) -> Order:
@@ -113,20 +139,22 @@ def read(arguments: Sequence[str] | None = None) -> Order:
     only.add_argument("--rounds", type=int, help="so many rounds")
     names = [measure.key for measure in data.MEASURES] + [repr(stack.name) for stack in STACKS]
     only.add_argument("filters", nargs="*", help=f"only these measures and programs: {', '.join(names)}")
+    commands.add_parser("presence", help="only joins, departures and what it costs to be there")
     given = parser.parse_args(arguments)
     try:
         plan = data.Plan.of(given.filters, quick=given.quick, rounds=given.rounds)
     except ValueError as error:
         only.error(str(error))
-    return Order(plan, given.what == "data")
+    return Order(plan, given.what or "")
 
 
 def main() -> None:
     order = read()
     print(f"Python {platform.python_version()}, {versions()}")
-    if not order.only_data:
+    if order.only != "data":
         measure_presence()
-    data.main(order.plan)
+    if order.only != "presence":
+        data.main(order.plan)
 
 
 def versions() -> str:

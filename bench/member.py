@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import anyio
 
-from zdisco import Peer, PeerGone, PeerJoined, Proxy
+from zdisco import Peer, PeerGone, PeerJoined, PeerSuspected, Proxy
 
 ANY = "tcp://127.0.0.1:*"
 
@@ -73,6 +73,8 @@ async def _be_peer(proxy: str) -> None:
         async for event in events:
             if isinstance(event, PeerJoined):
                 _tell("joined", str(event.peer.id))
+            elif isinstance(event, PeerSuspected):
+                _tell("suspected", str(event.peer.id))
             elif isinstance(event, PeerGone):
                 _tell("gone", str(event.peer.id))
 
