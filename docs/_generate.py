@@ -317,9 +317,11 @@ def request_body() -> str:
 
 
 def ping_body() -> str:
-    return fields(envelope._PING, ["serial, chosen by the sender"]) + (
-        f"\n| 4 | {envelope._LIFE.size} | only if it is about another peer: id (16) and session (4) of that |"
-    )
+    docs = member_docs(envelope, "Question")
+    questions = " ".join(f"{one.value} `{one.name}`: {docs[one.name]}" for one in envelope.Question)
+    where = f"| {envelope._PING.size} | {envelope._LIFE.size} |"
+    other = f"{where} unless the question is 0: id (16) and session (4) of that one |"
+    return fields(envelope._PING, ["serial, chosen by the sender", questions]) + f"\n{other}"
 
 
 def pong_body() -> str:

@@ -72,8 +72,8 @@ class Network:
     """Pairs of names that cannot reach each other, and until when."""
     deaf: dict[tuple[str, str], float] = field(factory=dict)
     """Subscriber and publisher by name: the one cannot connect to the other, and until when."""
-    held: dict[frozenset[str], float] = field(factory=dict)
-    """Pairs of names between which nothing gets through, though no connection ends, and until when."""
+    held: dict[tuple[str, str], float] = field(factory=dict)
+    """From whom, by name, nothing gets to whom though no connection ends, and until when."""
     disturbed: dict[frozenset[str], float] = field(factory=dict)
     """When a connection between two of them was last cut, or given up by one while both live."""
     _agenda: list[tuple[float, int, Callable[[], None]]] = field(factory=list)
@@ -172,11 +172,16 @@ class Network:
 
     def hold(self, one: FakePeer, other: FakePeer, seconds: float) -> None:
         """Let nothing of what they send each other arrive for so long, as where TCP repeats it in vain."""
-        self.held[frozenset((one.name, other.name))] = self.now + seconds
+        self.hold_one_way(one, other, seconds)
+        self.hold_one_way(other, one, seconds)
 
-    def arrival(self, one: str, other: str) -> float:
+    def hold_one_way(self, sender: FakePeer, receiver: FakePeer, seconds: float) -> None:
+        """The same for what one of them publishes, as where the other has much to read."""
+        self.held[sender.name, receiver.name] = self.now + seconds
+
+    def arrival(self, sender: str, receiver: str) -> float:
         """When something that is sent now arrives, at the earliest."""
-        return max(self.now, self.held.get(frozenset((one, other)), 0.0)) + self.delay()
+        return max(self.now, self.held.get((sender, receiver), 0.0)) + self.delay()
 
     def cut_one_way(self, subscriber: FakePeer, publisher: FakePeer, seconds: float = 0.0) -> None:
         self.deaf[subscriber.name, publisher.name] = self.now + seconds
@@ -246,7 +251,7 @@ class Connection:
     def publish(self, frame: bytes) -> None:
         if self.is_up and any(frame.startswith(topic) for topic in self.in_force):
             self.waiting.append(frame)
-            self._inward = max(self._inward, self.network.arrival(self.socket.owner.name, self.listener.name))
+            self._inward = max(self._inward, self.network.arrival(self.listener.name, self.socket.owner.name))
             self.network.at(self._inward, self.read_one)
 
     def read_one(self) -> None:

@@ -22,6 +22,7 @@ from zdisco._core.envelope import (
     Kind,
     PingBody,
     PongBody,
+    Question,
     SuspectBody,
     control_frame,
     inbox,
@@ -154,7 +155,7 @@ def test_who_is_silent_is_pinged_directly_and_by_two_others_then_told_to_all() -
     assert Kind.PING not in {kind for kind, _ in sent(ring.run(began + CONFIG.beat_timeout - 0.01, *others))}
     asked = ring.run(began + CONFIG.beat_timeout, *others)
     targets = {
-        to: PingBody.decode(body).target for (_, to), body in zip(sent(asked), bodies(asked, Kind.PING), strict=True)
+        to: PingBody.decode(body).other for (_, to), body in zip(sent(asked), bodies(asked, Kind.PING), strict=True)
     }
     assert targets.pop(40) is None
     assert set(targets.values()) == {key(40)}
@@ -218,26 +219,37 @@ def test_if_whoever_was_asked_is_silent_too_all_are_pinged() -> None:
 def test_a_ping_is_answered_at_once_and_one_for_another_when_that_one_is_heard() -> None:
     ring = Ring(40, 60)
     assert bodies(ring.detector.ping(key(60), PingBody(7), 0.0), Kind.PONG) == [PongBody(7).encode()]
-    assert sent(ring.detector.ping(key(60), PingBody(8, key(40)), 0.0)) == [(Kind.PING, 40)]
+    assert sent(ring.detector.ping(key(60), PingBody(8, Question.OTHER, key(40)), 0.0)) == [(Kind.PING, 40)]
     findings = ring.hear(40)
     assert (sent(findings), bodies(findings, Kind.PONG)) == ([(Kind.PONG, 60)], [PongBody(8).encode()])
     assert ring.hear(40) == [], "once"
 
 
+def test_whom_others_ask_for_tells_that_it_runs_to_them_and_to_whoever_lacks_it() -> None:
+    ring = Ring(40, 60)
+    asked = ring.detector.ping(key(60), PingBody(8, Question.OTHER, key(40)), 0.0)
+    assert [PingBody.decode(body) for body in bodies(asked, Kind.PING)] == [PingBody(1, Question.TELL, key(60))]
+    findings = ring.detector.ping(key(60), PingBody(3, Question.TELL, key(40)), 0.0)
+    assert sent(findings) == [(Kind.PONG, 60), (Kind.BEAT, 40)]
+    assert sent(ring.detector.ping(key(60), PingBody(3, Question.TELL, key(99)), 0.0)) == [(Kind.PONG, 60)]
+
+
 def test_who_asks_about_a_silent_or_an_unknown_peer_is_told_so() -> None:
     ring = Ring(40, 60)
-    ring.detector.ping(key(60), PingBody(8, key(40)), 0.0)
+    ring.detector.ping(key(60), PingBody(8, Question.OTHER, key(40)), 0.0)
     findings = ring.run(CONFIG.ping_timeout)
     assert bodies(findings, Kind.PONG) == [PongBody(8, is_silent=True).encode()]
-    unknown = ring.detector.ping(key(60), PingBody(9, key(99)), 0.0)
+    unknown = ring.detector.ping(key(60), PingBody(9, Question.OTHER, key(99)), 0.0)
     assert bodies(unknown, Kind.PONG) == [PongBody(9, is_silent=True).encode()]
 
 
 def test_pings_for_others_have_a_bound() -> None:
     ring = Ring(40, 60, config=PeerConfig(max_probes=3))
     for serial in range(3):
-        assert sent(ring.detector.ping(key(60), PingBody(serial, key(40)), 0.0)) == [(Kind.PING, 40)]
-    assert ring.detector.ping(key(60), PingBody(4, key(40)), 0.0) == [Dropped(Drop.TABLE_FULL, "pings for others")]
+        assert sent(ring.detector.ping(key(60), PingBody(serial, Question.OTHER, key(40)), 0.0)) == [(Kind.PING, 40)]
+    assert ring.detector.ping(key(60), PingBody(4, Question.OTHER, key(40)), 0.0) == [
+        Dropped(Drop.TABLE_FULL, "pings for others")
+    ]
     assert len(bodies(ring.hear(40), Kind.PONG)) == 3
 
 
@@ -290,7 +302,7 @@ def test_a_peer_is_pinged_at_random_now_and_then() -> None:
 
 def test_who_leaves_asks_and_answers_nothing_more() -> None:
     ring = Ring(40, 60)
-    ring.detector.ping(key(60), PingBody(8, key(40)), 0.0)
+    ring.detector.ping(key(60), PingBody(8, Question.OTHER, key(40)), 0.0)
     ring.run(1.5)
     ring.detector.close()
     assert ring.detector.deadline is None
@@ -402,6 +414,21 @@ def test_a_lie_about_a_peer_costs_a_ping_and_no_more(seed: int) -> None:
         liar.listener.publish(control_frame(ALL, Kind.SUSPECT, liar.id, liar.core.me.session, body))
         network.run(0.3)
     assert all(not about(peer, *peers) for peer in peers)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=10, deadline=None)
+def test_who_only_reads_slowly_what_one_says_is_not_suspect(seed: int) -> None:
+    network = Network(seed)
+    network.proxy()
+    # It has more patience with the one that it hears so late, which is another matter.
+    slow = network.peer("slow", config=PeerConfig(suspect_timeout=1000.0))
+    one, *others = [network.peer(f"peer{number}") for number in range(4)]
+    network.run(5.0)
+    network.hold_one_way(one, slow, 60.0)
+    network.run(60.0)
+    for peer in (one, *others):
+        assert [type(event) for event in about(peer, slow)] == [PeerJoined]
 
 
 @given(seed=SEEDS)

@@ -9,8 +9,9 @@ peer that is chosen at random is pinged, too, lest nobody listens for it.
 
 Rule 3: who finds a peer silent tells all, and is not believed: each pings for itself.
 
-Rule 4: who is heard by others, but not by us, has `suspect_timeout` more: what we said to it may
-only wait in a long queue.
+Rule 4: what we say to a peer may wait in a long queue, which is no silence of its own. So whoever
+pings it for us lets it tell us directly. If others hear it and we do not all the same, it has
+``suspect_timeout`` more.
 
 Rule 5: who is late with its own deadlines has more patience with others.
 
@@ -29,7 +30,7 @@ from attrs import define, field, frozen
 
 from .actions import Drop, Dropped, SendData
 from .config import PeerConfig
-from .envelope import ALL, Kind, PingBody, PongBody, SuspectBody, control_frame, inbox
+from .envelope import ALL, Kind, PingBody, PongBody, Question, SuspectBody, control_frame, inbox
 from .link import Link, LinkKey
 from .links import Links
 from .model import LinkState, PeerId
@@ -179,16 +180,19 @@ class Detector:
 
     def ping(self, sender: LinkKey, body: PingBody, now: float) -> list[Finding]:
         """A peer asks whether we run, or whether another one does."""
-        if body.target is None:
-            return [self._pong(sender[0], PongBody(body.serial))]
-        if body.target not in self._members:
+        if body.question is not Question.OTHER or body.other is None:
+            findings: list[Finding] = [self._pong(sender[0], PongBody(body.serial))]
+            if body.other in self._members:
+                findings.append(self._control(inbox(body.other[0]), Kind.BEAT, b""))
+            return findings
+        if body.other not in self._members:
             return [self._pong(sender[0], PongBody(body.serial, is_silent=True))]
         if len(self._errands) >= self._config.max_probes:
             return [Dropped(Drop.TABLE_FULL, "pings for others")]
         serial = self._next_serial()
-        self._errands[serial] = _Errand(sender[0], body.serial, body.target)
+        self._errands[serial] = _Errand(sender[0], body.serial, body.other)
         self._timers.arm((Alarm.ERRAND, serial), now + self._config.ping_timeout)
-        return [self._ping(body.target[0], PingBody(serial))]
+        return [self._ping(body.other[0], PingBody(serial, Question.TELL, sender))]
 
     def pong(self, sender: LinkKey, body: PongBody, now: float) -> list[Finding]:
         """A peer answers a ping, or says what came of one of another peer; that it runs is told by `heard`."""
@@ -291,7 +295,7 @@ class Detector:
         for _ in range(min(self._config.indirect_pings, len(others))):
             other = others.pop(int(self._chance() * len(others)))
             check.asked.add(other)
-            findings.append(self._ping(other, PingBody(check.serial, key)))
+            findings.append(self._ping(other, PingBody(check.serial, Question.OTHER, key)))
         return findings
 
     def _unanswered(self, key: LinkKey, now: float) -> list[Finding]:

@@ -399,7 +399,7 @@ _ENTRY = Struct(">IQ")
 _FAREWELL = Struct(">Q")
 _REQUEST = Struct(">QH")
 _REPLY = Struct(">QB")
-_PING = Struct(">I")
+_PING = Struct(">IB")
 _PONG = Struct(">IB")
 _LIFE = Struct(">16s4s")
 _ANSWER_ME = 0x01
@@ -569,27 +569,48 @@ class FarewellBody:
         return cls(incarnation)
 
 
+class Question(IntEnum):
+    """What a ping asks for."""
+
+    YOU = 0
+    """Do you run?"""
+    OTHER = 1
+    """Does that one run? Ping it for me."""
+    TELL = 2
+    """Do you run? Tell that one, too, for which I ask."""
+
+
+_QUESTIONS = tuple(Question)
+
+
 @frozen
 class PingBody:
     """What a `Kind.PING` frame says.
 
-    Encoded as a serial (4 bytes); if it is about another peer, the id (16) and session (4) of that.
+    Encoded as a serial (4 bytes) and a `Question` (1); unless that is 0, the id (16) and session (4)
+    of the other peer.
     """
 
     serial: int
     """Chosen by its sender; stands in the answer."""
-    target: tuple[PeerId, bytes] | None = None
+    question: Question = Question.YOU
+    other: tuple[PeerId, bytes] | None = None
+    """The life that the question names."""
 
     def encode(self) -> bytes:
         """The body of the frame."""
-        return _PING.pack(self.serial) + (b"" if self.target is None else _pack_life(self.target))
+        return _PING.pack(self.serial, self.question) + (b"" if self.other is None else _pack_life(self.other))
 
     @classmethod
     def decode(cls, body: bytes) -> PingBody:
         """Read the body of a frame; raises `MalformedMessage`."""
         _check_size(body, _PING)
-        (serial,) = _PING.unpack_from(body)
-        return cls(serial, _unpack_life(body[_PING.size :]) if len(body) > _PING.size else None)
+        serial, question = _PING.unpack_from(body)
+        if question == Question.YOU:
+            return cls(serial)
+        if question >= len(_QUESTIONS):
+            raise MalformedMessage(f"ping with question {question}", len(body))
+        return cls(serial, _QUESTIONS[question], _unpack_life(body[_PING.size :]))
 
 
 @frozen
