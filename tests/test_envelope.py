@@ -24,11 +24,15 @@ from zdisco._core.envelope import (
     LinkBody,
     Marker,
     NumbersBody,
+    PingBody,
+    PongBody,
+    Question,
     ReplyBody,
     RequestBody,
     RetainedBody,
     Scope,
     Status,
+    SuspectBody,
     TopicNumber,
     check_name,
     check_topic,
@@ -92,6 +96,17 @@ def test_bodies_are_golden() -> None:
     assert numbers.encode().hex() == "000000050003657572000000010000000000000102"
     assert RetainedBody(5, b"frame").encode() == b"\0\0\0\x05frame"
     assert FarewellBody(258).encode().hex() == "0000000000000102"
+
+
+def test_golden_bodies_of_pings_and_suspicions() -> None:
+    life = ID.hex + SESSION.hex()
+    assert PingBody(258).encode().hex() == "00000102" + "00"
+    assert PingBody(258, Question.OTHER, (ID, SESSION)).encode().hex() == "00000102" + "01" + life
+    assert PingBody(258, Question.TELL, (ID, SESSION)).encode().hex() == "00000102" + "02" + life
+    assert PongBody(258, is_silent=True).encode().hex() == "00000102" + "01"
+    assert SuspectBody(ID, SESSION).encode().hex() == life
+    with pytest.raises(MalformedMessage, match="question 3"):
+        PingBody.decode(bytes(4) + b"\x03" + bytes(20))
 
 
 def test_the_header_is_35_bytes_of_which_26_belong_to_the_stream() -> None:
@@ -288,16 +303,21 @@ def test_a_control_frame_on_another_topic_is_a_bug_of_ours(topic: bytes) -> None
 # -- bodies -------------------------------------------------------------------------------------
 
 
+lives = st.tuples(st.uuids(), st.binary(min_size=4, max_size=4))
 bodies = st.one_of(
     st.builds(LinkBody, u32, u16, u16, st.booleans(), st.booleans()),
     st.builds(ConfirmBody, u32),
     st.builds(FarewellBody, st.integers(0, 2**63 - 1)),
+    st.builds(PingBody, u32),
+    st.builds(PingBody, u32, st.sampled_from([Question.OTHER, Question.TELL]), lives),
+    st.builds(PongBody, u32, st.booleans()),
+    st.builds(SuspectBody, st.uuids(), st.binary(min_size=4, max_size=4)),
 )
 
 
 @given(bodies, st.binary(max_size=20))
 def test_decode_undoes_encode_and_ignores_what_a_later_version_adds(
-    body: LinkBody | ConfirmBody | FarewellBody, more: bytes
+    body: LinkBody | ConfirmBody | FarewellBody | PingBody | PongBody | SuspectBody, more: bytes
 ) -> None:
     assert type(body).decode(body.encode() + more) == body
     for size in range(len(body.encode())):
@@ -397,7 +417,7 @@ def test_any_bytes_after_a_topic_are_a_frame_or_malformed(topic: bytes, rest: by
 
 @given(st.binary(max_size=30))
 def test_any_body_decodes_or_is_malformed(body: bytes) -> None:
-    for layout in (LinkBody, ConfirmBody, FarewellBody):
+    for layout in (LinkBody, ConfirmBody, FarewellBody, PingBody, PongBody, SuspectBody):
         with suppress(MalformedMessage):
             assert body.startswith(layout.decode(body).encode()[1:], 1)
 

@@ -630,7 +630,9 @@ class PongBody:
         """Read the body of a frame; raises `MalformedMessage`."""
         _check_size(body, _PONG)
         serial, is_silent = _PONG.unpack_from(body)
-        return cls(serial, bool(is_silent & 1))
+        if is_silent > 1:
+            raise MalformedMessage(f"pong that says {is_silent}", len(body))
+        return cls(serial, bool(is_silent))
 
 
 @frozen
