@@ -450,6 +450,15 @@ def test_our_id_with_another_session_and_our_incarnation_is_refuted() -> None:
     assert made.info.incarnation == 101
 
 
+def test_our_id_in_another_cluster_is_no_matter_of_ours() -> None:
+    made = found(core())
+    elsewhere = PeerInfo(ME, THERE, incarnation=200, cluster="other")
+    assert drops(hear(made, Announce(elsewhere, b"else"), 1.0)) == [Drop.FOREIGN_CLUSTER]
+    run(made, 9.0)
+    assert made.info.incarnation == 100
+    assert len(made.roster) == 0
+
+
 def test_the_highest_incarnation_leaves_no_room_and_does_no_harm() -> None:
     made = found(core())
     hear(made, announce(ME, THERE, b"else", MAX_INCARNATION), 1.0)

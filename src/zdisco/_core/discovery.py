@@ -370,6 +370,9 @@ class Discovery:
         """Somebody announces our id as another life. If it is a process that runs, its link will prove it."""
         if self.stage is not Stage.STARTED or announce.is_classic:
             return []
+        if announce.info.cluster != self.me.info.cluster:
+            # Nobody knows both of us.
+            return [Dropped(Drop.FOREIGN_CLUSTER, announce.info.cluster)]
         outputs: list[Output] = []
         try:
             endpoint = numeric(announce.info.endpoint)
