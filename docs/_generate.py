@@ -56,6 +56,7 @@ REASONS = {
     " once.",
     "answer_delay_max": "A newcomer should know everybody within a blink, however many there are.",
     "suspect_after": "Bridges a connection that is made anew at once; a person does not notice it.",
+    "flap_memory": "A link that fails again and again is one event in a while, not hundreds.",
     "suspect_timeout": "Long enough for a switch or a Wi-Fi cell to come back, short enough to act on.",
     "beat_interval": "Two frames a second for each peer, however many there are.",
     "beat_timeout": "Two beats were missed, with some room for a busy machine.",

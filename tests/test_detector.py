@@ -294,6 +294,20 @@ def test_who_is_late_with_its_own_beats_has_more_patience_until_it_is_not() -> N
     assert (Kind.PING, 40) in sent(ring.run(began + CONFIG.beat_timeout + 0.5, 60, 70))
 
 
+def test_who_was_suspect_and_recovered_is_waited_for_longer_for_a_while() -> None:
+    ring = Ring(40, 60)
+    ring.run(1.0, 40, 60)
+    ring.hear(40)
+    link = ring.link(40)
+    link.flaps, link.flapped_at = 1, ring.now
+    assert (Kind.PING, 40) not in sent(ring.run(1.0 + 2 * CONFIG.beat_timeout - 0.1, 60))
+    assert (Kind.PING, 40) in sent(ring.run(1.0 + 2 * CONFIG.beat_timeout + 0.1, 60))
+    ring.run(6.0 + CONFIG.flap_memory, 40, 60)
+    ring.hear(40)
+    began = ring.now
+    assert (Kind.PING, 40) in sent(ring.run(began + CONFIG.beat_timeout + 0.1, 60))
+
+
 def test_a_peer_is_pinged_at_random_now_and_then() -> None:
     # Half of the interval and as much again, as the random number is always the same.
     pings = [to for kind, to in sent(Ring(40, 60, 70).run(60.0, 40, 60, 70)) if kind is Kind.PING]

@@ -242,6 +242,28 @@ def test_a_broken_link_is_suspect_then_recovers_or_is_given_up() -> None:
             assert made.drained(HERE, 6.2) == [ShutPeer(BOB), PeerGone(announce().info, Cause.UNREACHABLE)]
 
 
+def until_suspect(made: Roster, now: float) -> float:
+    """Break the link, and let it recover as soon as it is suspect; returns how long that took."""
+    made.link_down(HERE, now)
+    epoch = made.links[0].epoch
+    at = now
+    while not told(made.tick(at)):
+        assert made.deadline is not None
+        at = made.deadline
+    made.link_up(HERE, at)
+    assert told(made.link_heard(KEY, LinkBody(1, 0, epoch), at)) == [PeerRecovered(announce().info)]
+    return at - now
+
+
+def test_a_link_that_breaks_again_and_again_is_suspect_ever_later_until_it_was_quiet() -> None:
+    made = joined(PeerConfig(reconnect_stop=0))
+    taken = [until_suspect(made, 10.0 * number) for number in range(1, 7)]
+    assert taken == pytest.approx([0.2, 0.4, 0.8, 1.6, 2.5, 2.5])
+    # Two times of quiet are two doublings less.
+    assert until_suspect(made, 60.0 + taken[-1] + 2.5 * 60.0) == pytest.approx(2.5)
+    assert until_suspect(made, 2000.0) == pytest.approx(0.2)
+
+
 def test_a_link_that_comes_back_at_once_is_no_event() -> None:
     made = joined()
     made.link_down(HERE, 1.0)

@@ -117,6 +117,9 @@ class PeerConfig:
     """... and of this at most; one answer serves all newcomers of that time."""
     suspect_after: float = field(default=0.2, validator=_is_seconds)
     """A joined peer whose link is broken that long is suspect."""
+    flap_memory: float = field(default=60.0, validator=_is_seconds)
+    """A peer that was suspect and recovered is suspect again only after twice the time, then four times and so on, up
+    to half of ``suspect_timeout``; halved again with each such time in which it is not."""
     suspect_timeout: float = field(default=5.0, validator=_is_seconds)
     """A joined peer whose link is not verified for that long is given up."""
     beat_interval: float = field(default=0.5, validator=_is_seconds)

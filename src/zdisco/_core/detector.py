@@ -37,7 +37,8 @@ from .model import LinkState, PeerId
 from .timers import Timers
 
 _MOST_LATE = 4
-"""Who is so late with its own beats, or more, waits five times as long as usual."""
+"""Who is so late with its own beats, or more, waits five times as long as usual; likewise with a peer that was suspect
+and recovered so often of late."""
 
 
 class Alarm(Enum):
@@ -255,7 +256,9 @@ class Detector:
         at = bisect_left(ring, self._me[0].int, key=_order)
         if ring[at - 1].key != self._watched:
             self._watched, self._watched_since = ring[at - 1].key, now
-            self._timers.arm(self._mine(Alarm.WATCH), now + self._patience(self._config.beat_timeout))
+            self._timers.arm(
+                self._mine(Alarm.WATCH), now + self._patience(self._config.beat_timeout, ring[at - 1], now)
+            )
         return [self._control(inbox(ring[at % len(ring)].peer.id), Kind.BEAT, b"")]
 
     def _look_at_watched(self, now: float) -> list[Finding]:
@@ -264,7 +267,7 @@ class Detector:
             # The next beat finds out who comes before us now.
             self._watched = None
             return []
-        timeout = self._patience(self._config.beat_timeout)
+        timeout = self._patience(self._config.beat_timeout, link, now)
         heard_at = max(self._watched_since, link.counts.heard_at)
         is_silent = now >= heard_at + timeout
         self._timers.arm(self._mine(Alarm.WATCH), (now if is_silent else heard_at) + timeout)
@@ -284,8 +287,9 @@ class Detector:
     # Checks
 
     def _begin_check(self, key: LinkKey, step: Step, seconds: float, now: float) -> list[Finding]:
+        link = self._members[key]
         check = self._checks[key] = _Check(step, now, self._next_serial(), now)
-        self._timers.arm((Alarm.CHECK, key), now + self._patience(seconds))
+        self._timers.arm((Alarm.CHECK, key), now + self._patience(seconds, link, now))
         return [self._ping(key[0], PingBody(check.serial))]
 
     def _ask_others(self, key: LinkKey, now: float) -> list[Finding]:
@@ -302,8 +306,9 @@ class Detector:
         check, link = self._checks.get(key), self._links.get(key)
         if check is None:
             return []
-        if link is None or link.state is LinkState.ANNOUNCED or link.down_since is not None:
-            # Its end, or its connection, is looked after by the roster.
+        expected = LinkState.SUSPECT if check.step is Step.SILENT else LinkState.JOINED
+        if link is None or link.state is not expected or link.down_since is not None:
+            # What else is wrong with it is looked after by the roster.
             del self._checks[key]
             return []
         if link.counts.heard_at > check.began:
@@ -365,8 +370,9 @@ class Detector:
     def _unchecked(self) -> list[LinkKey]:
         return [link.key for link in self._ring if link.key not in self._checks]
 
-    def _patience(self, seconds: float) -> float:
-        return seconds * (1 + self._lateness)
+    def _patience(self, seconds: float, link: Link, now: float) -> float:
+        flaps = link.recent_flaps(now, self._config.flap_memory)
+        return seconds * (1 + min(self._lateness + flaps, _MOST_LATE))
 
     def _mine(self, alarm: Alarm) -> _Deadline:
         return alarm, self._me

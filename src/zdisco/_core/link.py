@@ -127,6 +127,10 @@ class Link:
     """Whether nothing is heard of it, though its connection is up."""
     round_trip: float | None = None
     """What the latest ping took until it was answered, in seconds."""
+    flaps: int = 0
+    """How often it was suspect and recovered, less what was forgotten ..."""
+    flapped_at: float = 0.0
+    """... when it did so last."""
     left: int | None = None
     """The incarnation that said farewell on the link itself."""
     retry: float = 0.0
@@ -158,6 +162,10 @@ class Link:
     def sender(self) -> bytes:
         """Id and session as they stand in its frames; empty for a classic peer."""
         return b"" if self.announce.is_classic else self.peer.id.bytes + self.announce.session
+
+    def recent_flaps(self, now: float, memory: float) -> int:
+        """How often it was suspect and recovered of late: one less for each ``memory`` seconds without."""
+        return max(0, self.flaps - int((now - self.flapped_at) / memory))
 
     def info(self, now: float) -> LinkInfo:
         """What the user may know of it."""

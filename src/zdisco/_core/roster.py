@@ -63,7 +63,7 @@ from .envelope import (
     inbox,
     split,
 )
-from .events import PeerUpdated
+from .events import PeerRecovered, PeerUpdated
 from .interests import Interest, Interests
 from .link import FINAL, MAY_LIVE, Link, LinkKey, Signal
 from .links import Links
@@ -446,7 +446,7 @@ class Roster:
         link.probes = 0
         self._timers.cancel((Alarm.LINK, link.key))
         if link.state is LinkState.JOINED:
-            self._timers.arm((Alarm.SUSPECT, link.key), now + self.config.suspect_after)
+            self._timers.arm((Alarm.SUSPECT, link.key), now + self._suspect_after(link, now))
         if not self._timers.is_armed((Alarm.EXPIRE, link.key)):
             self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
 
@@ -637,7 +637,7 @@ class Roster:
         if link.seen < link.heard.marker:
             # The peer connected anew and its subscriptions are not in force here yet.
             if link.state is LinkState.JOINED and not self._timers.is_armed((Alarm.SUSPECT, link.key)):
-                self._timers.arm((Alarm.SUSPECT, link.key), now + self.config.suspect_after)
+                self._timers.arm((Alarm.SUSPECT, link.key), now + self._suspect_after(link, now))
                 self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
             return []
         if link.peer.id == self.me:
@@ -684,6 +684,8 @@ class Roster:
 
     def _signal(self, link: Link, signal: Signal, now: float) -> list[Output]:
         event = link.signal(signal, now)
+        if isinstance(event, PeerRecovered):
+            link.flaps, link.flapped_at = link.recent_flaps(now, self.config.flap_memory) + 1, now
         if event is not None:
             self.detector.changed(link)
         if link.state is LinkState.JOINED:
@@ -693,6 +695,12 @@ class Roster:
         elif event is not None:
             self._joined.pop(link.peer.id, None)
         return [] if event is None else [event]
+
+    def _suspect_after(self, link: Link, now: float) -> float:
+        """Seconds for which it may be broken before anybody is told: the longer, the more often it was of late."""
+        flaps = link.recent_flaps(now, self.config.flap_memory)
+        longest = max(self.config.suspect_after, self.config.suspect_timeout / 2)
+        return min(self.config.suspect_after * float(1 << min(flaps, 32)), longest)
 
     # Link messages
 
