@@ -143,12 +143,14 @@ def test_peers_that_embed_the_proxy_need_none() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-    with peer(endpoint, "alice", "--embed") as alice, peer(endpoint, "bob", "--embed") as bob:
-        alice.wait_for("Joined bob")
-        assert alice.leave(signal.SIGTERM) == 0
-        bob.wait_for("Found proxy", 2)
-        with peer(endpoint, "carol") as carol:
-            carol.wait_for("Joined bob")
+    with peer(endpoint, "alice", "--embed") as alice:
+        alice.wait_for("Found proxy")
+        with peer(endpoint, "bob", "--embed") as bob:
+            bob.wait_for("Joined alice")
+            assert alice.leave(signal.SIGTERM) == 0
+            bob.wait_for("Found proxy", 2)
+            with peer(endpoint, "carol") as carol:
+                carol.wait_for("Joined bob")
 
 
 def test_two_texts_on_one_topic_are_both_published(proxy: str) -> None:
