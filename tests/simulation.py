@@ -51,6 +51,8 @@ from zdisco._core.model import Endpoint, LinkState, PeerId, PeerInfo, Probe
 from zdisco._core.wire import Announce, Farewell, Welcome, decode, encode
 
 WELL_KNOWN: Endpoint = "tcp://127.0.0.1:5555"
+SLOW_BEATS = PeerConfig(beat_interval=2.0, beat_timeout=4.5, ping_interval=20.0)
+"""For laws that run for minutes and are about something else: most of what happens would be beats."""
 
 
 @define(eq=False)
@@ -62,6 +64,8 @@ class Network:
     """How much of what a proxy forwards does not arrive."""
     repeats: float = 0.0
     """How much of it arrives twice."""
+    config: PeerConfig = SLOW_BEATS
+    """That of all peers for which none is given."""
     now: float = 1000.0
     random: Random = field(init=False)
     listeners: dict[Endpoint, Listener] = field(factory=dict)
@@ -144,7 +148,7 @@ class Network:
             host="here",
         )
         me = Announce(info, session=self.random.randbytes(4), started=info.incarnation)
-        core = Discovery(me, tuple(proxies), config or PeerConfig(), self.random.random)
+        core = Discovery(me, tuple(proxies), config or self.config, self.random.random)
         peer = FakePeer(self, name, core, [b"user." + topic for topic in topics])
         self.peers.append(peer)
         peer.start(open_after)

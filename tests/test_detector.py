@@ -340,7 +340,7 @@ def kinds_sent(network: Network, monkeypatch: pytest.MonkeyPatch) -> Counter[Kin
 
 
 def mesh(seed: int, size: int) -> tuple[Network, list[FakePeer]]:
-    network = Network(seed)
+    network = Network(seed, config=CONFIG)
     network.proxy()
     peers = [network.peer(f"peer{number}") for number in range(size)]
     network.run_until(lambda: all(len(peer.core.joined) == size - 1 for peer in peers), 2.0)
@@ -433,7 +433,7 @@ def test_a_lie_about_a_peer_costs_a_ping_and_no_more(seed: int) -> None:
 @given(seed=SEEDS)
 @settings(max_examples=10, deadline=None)
 def test_who_only_reads_slowly_what_one_says_is_not_suspect(seed: int) -> None:
-    network = Network(seed)
+    network = Network(seed, config=CONFIG)
     network.proxy()
     # It has more patience with the one that it hears so late, which is another matter.
     slow = network.peer("slow", config=PeerConfig(suspect_timeout=1000.0))

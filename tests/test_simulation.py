@@ -397,7 +397,7 @@ class Chaos:
 
 
 def live_through(seed: int, steps: int, config: PeerConfig | None = None) -> tuple[Network, Chaos]:
-    network = Network(seed, loss=0.1, repeats=0.1)
+    network = Network(seed, loss=0.1, repeats=0.1, config=PeerConfig())
     chaos = Chaos(network, network.proxy(greets_all=seed % 2 == 0))
     chaos.start()
     chaos.start()
