@@ -56,6 +56,7 @@ class Ring:
         info = PeerInfo(id, f"tcp://127.0.0.1:{number}", incarnation=1)
         link = Link(Announce(info, session), info.endpoint, None, Counts(id, session, self.interests, 10), 0.0)
         self.links.add(link)
+        self.detector.found()
         self.signal(link, Signal.PROVED)
         self.detector.verified(self.now)
         return link
@@ -306,6 +307,22 @@ def test_who_was_suspect_and_recovered_is_waited_for_longer_for_a_while() -> Non
     ring.hear(40)
     began = ring.now
     assert (Kind.PING, 40) in sent(ring.run(began + CONFIG.beat_timeout + 0.1, 60))
+
+
+def test_while_many_join_all_are_waited_for_longer() -> None:
+    ring = Ring(40, 60, *range(100, 120))
+    others = (60, *range(100, 120))
+    assert (Kind.PING, 40) not in sent(ring.run(3 * CONFIG.beat_timeout, *others))
+    ring.run(60.0, 40, *others)
+    ring.hear(40)
+    assert (Kind.PING, 40) in sent(ring.run(60.1 + CONFIG.beat_timeout, *others))
+
+
+def test_while_a_crowd_starts_nobody_is_doubted() -> None:
+    ring = Ring(40, *range(100, 140))
+    assert {kind for kind, _ in sent(ring.run(10.0))} == {Kind.BEAT}
+    assert ring.detector.told(key(40), ring.now) == []
+    assert (Kind.PING, 40) in sent(ring.run(60.0)), "it has been long enough"
 
 
 def test_a_peer_is_pinged_at_random_now_and_then() -> None:

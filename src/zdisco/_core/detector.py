@@ -13,7 +13,8 @@ Rule 4: what we say to a peer may wait in a long queue, which is no silence of i
 pings it for us lets it tell us directly. If others hear it and we do not all the same, it has
 ``suspect_timeout`` more.
 
-Rule 5: who is late with its own deadlines has more patience with others.
+Rule 5: who is late with its own deadlines has more patience with others; so has everybody while
+many join, since they are busy then, and with a peer that was suspect and recovered.
 
 Rules 2 and 3 are those of SWIM (Das, Gupta and Motivala, 2002), but for the ring, which finds each
 peer within one interval; rule 5 is the local health of Lifeguard (Dadgar, Phillips and Currey, 2018).
@@ -36,9 +37,14 @@ from .links import Links
 from .model import LinkState, PeerId
 from .timers import Timers
 
-_MOST_LATE = 4
-"""Who is so late with its own beats, or more, waits five times as long as usual; likewise with a peer that was suspect
-and recovered so often of late."""
+_MOST = 4
+"""Times that we wait longer than usual, at the most, where we or the peer were late before."""
+_BUSTLE = 8
+"""New peers that make it one time more, without a bound: a crowd that starts is busy for as long as it is large."""
+_CALM = 0.985
+"""What is left of them with each beat."""
+_CROWD = 24
+"""New peers with which nobody is doubted: who makes hundreds of links at once may answer nothing else for a while."""
 
 
 class Alarm(Enum):
@@ -132,6 +138,8 @@ class Detector:
     """The links to the joined peers that know beats."""
     _sorted: list[Link] | None = None
     """The same, in the order of their ids; made anew when it is looked for."""
+    _bustle: float = 0.0
+    """How many were announced of late that are new to us."""
     _refuted_at: float = float("-inf")
 
     @property
@@ -150,6 +158,10 @@ class Detector:
             self._members.pop(link.key, None)
         if not self._members:
             self._rest()
+
+    def found(self) -> None:
+        """A peer was announced that we did not know: it is going to join, and so may others."""
+        self._bustle += 1
 
     def _rest(self) -> None:
         self._watched = None
@@ -218,7 +230,11 @@ class Detector:
             self._refuted_at = now
             return [self._control(ALL, Kind.BEAT, b"")]
         check = self._checks.get(about)
-        if about not in self._members or (check is not None and check.step is not Step.PINGED):
+        if (
+            about not in self._members
+            or self._bustle >= _CROWD
+            or (check is not None and check.step is not Step.PINGED)
+        ):
             return []
         return self._begin_check(about, Step.TOLD, self._config.ping_timeout, now)
 
@@ -231,7 +247,8 @@ class Detector:
             # We did not run when it was due, so first read what waits, see `Roster.tick`.
             is_late = now - at > self._config.beat_interval / 2
             if alarm is Alarm.BEAT:
-                self._lateness = min(self._lateness + 1, _MOST_LATE) if is_late else max(self._lateness - 1, 0)
+                self._lateness = min(self._lateness + 1, _MOST) if is_late else max(self._lateness - 1, 0)
+                self._bustle *= _CALM
             elif is_late and self._timers.put_off((alarm, key), now + self._config.ping_timeout):
                 continue
             findings += self._due(alarm, key, now)
@@ -263,6 +280,9 @@ class Detector:
 
     def _look_at_watched(self, now: float) -> list[Finding]:
         link = None if self._watched is None else self._members.get(self._watched)
+        if link is not None and self._bustle >= _CROWD:
+            self._timers.arm(self._mine(Alarm.WATCH), now + self._config.beat_timeout)
+            return []
         if link is None:
             # The next beat finds out who comes before us now.
             self._watched = None
@@ -276,7 +296,7 @@ class Detector:
     def _ping_at_random(self, now: float) -> list[Finding]:
         self._timers.arm(self._mine(Alarm.PING), now + self._next_ping())
         keys = self._unchecked()
-        if not keys:
+        if not keys or self._bustle >= _CROWD:
             return []
         key = keys[int(self._chance() * len(keys))]
         return self._begin_check(key, Step.PINGED, self._config.ping_timeout, now)
@@ -307,7 +327,8 @@ class Detector:
         if check is None:
             return []
         expected = LinkState.SUSPECT if check.step is Step.SILENT else LinkState.JOINED
-        if link is None or link.state is not expected or link.down_since is not None:
+        is_doubted = self._bustle < _CROWD or check.step is Step.SILENT
+        if link is None or link.state is not expected or link.down_since is not None or not is_doubted:
             # What else is wrong with it is looked after by the roster.
             del self._checks[key]
             return []
@@ -372,7 +393,7 @@ class Detector:
 
     def _patience(self, seconds: float, link: Link, now: float) -> float:
         flaps = link.recent_flaps(now, self._config.flap_memory)
-        return seconds * (1 + min(self._lateness + flaps, _MOST_LATE))
+        return seconds * (1 + min(self._lateness + flaps, _MOST) + int(self._bustle / _BUSTLE))
 
     def _mine(self, alarm: Alarm) -> _Deadline:
         return alarm, self._me
