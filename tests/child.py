@@ -63,7 +63,7 @@ async def tell_retries(peer: Peer) -> None:
 async def be_one_of_a_crowd(proxy: str, topic: str) -> None:
     """Join, and tell each message that says the name of this peer."""
     # The whole crowd starts at once, on a machine that may be busy.
-    config = PeerConfig(discovery_timeout=90.0, beat_timeout=arguments.beat_timeout)
+    config = PeerConfig(discovery_timeout=90.0)
     async with Peer(proxy, name="one of a crowd", config=config) as peer, peer.subscribe(topic) as messages:
         async for message in messages:
             if message.payload == peer.id.bytes:
@@ -133,7 +133,7 @@ async def main(arguments: argparse.Namespace) -> None:
     config = PeerConfig(
         reconnect_stop=arguments.reconnect_stop,
         suspect_after=arguments.suspect_after,
-        beat_timeout=arguments.beat_timeout,
+        suspect_timeout=arguments.suspect_timeout,
         beacon_interval=arguments.beacon_interval,
     )
     id = UUID(arguments.id) if arguments.id else None
@@ -160,7 +160,7 @@ if __name__ == "__main__":
     parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop", "trio"])
     parser.add_argument("--reconnect-stop", type=int, default=1)
     parser.add_argument("--suspect-after", type=float, default=PeerConfig().suspect_after)
-    parser.add_argument("--beat-timeout", type=float, default=PeerConfig().beat_timeout)
+    parser.add_argument("--suspect-timeout", type=float, default=PeerConfig().suspect_timeout)
     parser.add_argument("--beacon-interval", type=float, default=PeerConfig().beacon_interval)
     parser.add_argument("--descriptors", type=int)
     arguments = parser.parse_args()

@@ -389,7 +389,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @given(seed=SEEDS, size=st.integers(2, 9), stopped=st.integers(1, 3), seconds=st.sampled_from([3.0, 4.5]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_who_is_stopped_is_suspect_to_all_in_its_time_and_recovers(
     seed: int, size: int, stopped: int, seconds: float
 ) -> None:
@@ -413,7 +413,7 @@ def test_who_is_stopped_is_suspect_to_all_in_its_time_and_recovers(
 
 
 @given(seed=SEEDS, size=st.integers(3, 9), part=st.integers(1, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_where_the_network_parts_each_side_finds_the_other_and_joins_again(seed: int, size: int, part: int) -> None:
     network, peers = mesh(seed, size)
     part = min(part, size - 1)
@@ -436,7 +436,7 @@ def test_where_the_network_parts_each_side_finds_the_other_and_joins_again(seed:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_a_lie_about_a_peer_costs_a_ping_and_no_more(seed: int) -> None:
     network, peers = mesh(seed, 5)
     liar, victim = peers[:2]
@@ -448,7 +448,7 @@ def test_a_lie_about_a_peer_costs_a_ping_and_no_more(seed: int) -> None:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_who_only_reads_slowly_what_one_says_is_not_suspect(seed: int) -> None:
     network = Network(seed, config=CONFIG)
     network.proxy()
@@ -463,7 +463,7 @@ def test_who_only_reads_slowly_what_one_says_is_not_suspect(seed: int) -> None:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_two_that_do_not_hear_each_other_but_all_others_are_suspect_to_each_other_alone(seed: int) -> None:
     network, peers = mesh(seed, 5)
     one, other = peers[:2]

@@ -33,7 +33,8 @@ async def peers(where: Sequence[Host]) -> AsyncIterator[list[Child]]:
         started = [
             Child(
                 endpoint,
-                *("--name", f"p{number}", "--backend", loops[number % 3], "--beacon-interval", BEACON),
+                *("--name", f"p{number}", "--backend", loops[number % 3]),
+                *("--beacon-interval", BEACON, "--suspect-timeout", "2"),
                 inside=host.inside,
             )
             for number, host in enumerate(where[1:])

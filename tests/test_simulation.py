@@ -426,7 +426,7 @@ def incarnations(network: Network, id: PeerId) -> set[int]:
 
 
 @given(seed=SEEDS, apart=st.sampled_from([0.0, 0.001, 0.5, 40.0]), is_clock_back=st.booleans(), loss=st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_of_two_processes_with_one_id_the_later_gives_way_for_good(
     seed: int, apart: float, is_clock_back: bool, loss: bool
 ) -> None:
@@ -453,7 +453,7 @@ def test_of_two_processes_with_one_id_the_later_gives_way_for_good(
 
 
 @given(seed=SEEDS, is_named=st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_who_only_claims_our_id_on_the_proxy_ends_nobody(seed: int, is_named: bool) -> None:
     network = Network(seed)
     proxy = network.proxy()
@@ -471,7 +471,7 @@ def test_who_only_claims_our_id_on_the_proxy_ends_nobody(seed: int, is_named: bo
 
 
 @given(seed=SEEDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_an_id_comes_back_after_a_crash_though_the_clock_went_back(seed: int) -> None:
     network = Network(seed)
     network.proxy()
