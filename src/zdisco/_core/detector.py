@@ -70,7 +70,7 @@ class Step(Enum):
 
 @frozen
 class Silent:
-    """A peer is silent; its link must not be trusted until `Detector.heard` says otherwise."""
+    """A peer is silent; its link must not be trusted until it has `Answered`."""
 
     key: LinkKey
 
@@ -82,7 +82,14 @@ class Heard:
     key: LinkKey
 
 
-Finding: TypeAlias = SendData | Silent | Heard | Dropped
+@frozen
+class Answered:
+    """A silent peer has answered: each hears the other again."""
+
+    key: LinkKey
+
+
+Finding: TypeAlias = SendData | Silent | Heard | Answered | Dropped
 _Deadline: TypeAlias = tuple[Alarm, LinkKey | int]
 
 
@@ -95,6 +102,8 @@ class _Check:
     serial: int
     """That of our latest ping."""
     pinged_at: float
+    serials: set[int]
+    """Those of all of them."""
     asked: set[PeerId] = field(factory=set)
     """Who was asked to ping it, and has not said what came of that."""
     ends: float = 0.0
@@ -185,11 +194,21 @@ class Detector:
 
     def heard(self, key: LinkKey, now: float) -> list[Finding]:
         """A control frame of a peer was read; of messages `Counts.heard_at` tells."""
-        if key in self._checks:
+        check = self._checks.get(key)
+        findings: list[Finding] = []
+        if check is not None and check.step is not Step.SILENT:
             self._end_check(key)
-        if not self._errands:
-            return []
-        return self._report([serial for serial, errand in self._errands.items() if errand.target == key])
+        elif check is not None and now - check.pinged_at >= self._config.ping_timeout:
+            # It runs. Whether it still hears us only an answer tells: it may have given us up meanwhile.
+            findings.append(self._ping_again(key, check, now))
+        if self._errands:
+            findings += self._report([serial for serial, errand in self._errands.items() if errand.target == key])
+        return findings
+
+    def _ping_again(self, key: LinkKey, check: _Check, now: float) -> SendData:
+        check.serial, check.pinged_at = self._next_serial(), now
+        check.serials.add(check.serial)
+        return self._ping(key[0], PingBody(check.serial))
 
     def ping(self, sender: LinkKey, body: PingBody, now: float) -> list[Finding]:
         """A peer asks whether we run, or whether another one does."""
@@ -210,9 +229,11 @@ class Detector:
     def pong(self, sender: LinkKey, body: PongBody, now: float) -> list[Finding]:
         """A peer answers a ping, or says what came of one of another peer; that it runs is told by `heard`."""
         own, link = self._checks.get(sender), self._links.get(sender)
-        if own is not None and link is not None and own.serial == body.serial:
-            link.round_trip = now - own.pinged_at
-            return []
+        if own is not None and link is not None and body.serial in own.serials:
+            if own.serial == body.serial:
+                link.round_trip = now - own.pinged_at
+            self._end_check(sender)
+            return [Answered(sender)] if own.step is Step.SILENT else []
         for check in self._checks.values():
             if check.serial == body.serial and sender[0] in check.asked:
                 check.asked.discard(sender[0])
@@ -307,8 +328,8 @@ class Detector:
     # Checks
 
     def _begin_check(self, key: LinkKey, step: Step, seconds: float, now: float) -> list[Finding]:
-        link = self._members[key]
-        check = self._checks[key] = _Check(step, now, self._next_serial(), now)
+        link, serial = self._members[key], self._next_serial()
+        check = self._checks[key] = _Check(step, now, serial, now, {serial})
         self._timers.arm((Alarm.CHECK, key), now + self._patience(seconds, link, now))
         return [self._ping(key[0], PingBody(check.serial))]
 
@@ -332,7 +353,7 @@ class Detector:
             # What else is wrong with it is looked after by the roster.
             del self._checks[key]
             return []
-        if link.counts.heard_at > check.began:
+        if link.counts.heard_at > check.began and check.step is not Step.SILENT:
             return [Heard(key)]
         match check.step:
             case Step.PINGED:
@@ -347,8 +368,7 @@ class Detector:
                 return self._find_silent(key, now)
             case Step.HEARD_BY_OTHERS | Step.SILENT:
                 self._timers.arm((Alarm.CHECK, key), now + self._config.beat_timeout)
-                check.serial, check.pinged_at = self._next_serial(), now
-                return [self._ping(key[0], PingBody(check.serial))]
+                return [self._ping_again(key, check, now)]
 
     def _find_silent(self, key: LinkKey, now: float) -> list[Finding]:
         self._checks[key].step = Step.SILENT
@@ -416,4 +436,4 @@ def _order(link: Link) -> int:
     return link.peer.id.int
 
 
-__all__ = ["Detector", "Finding", "Heard", "Silent"]
+__all__ = ["Answered", "Detector", "Finding", "Heard", "Silent"]

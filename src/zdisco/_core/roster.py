@@ -44,7 +44,7 @@ from .actions import (
 )
 from .config import PeerConfig
 from .counts import Counts
-from .detector import Detector, Finding, Heard, Silent
+from .detector import Answered, Detector, Finding, Heard, Silent
 from .envelope import (
     ALL,
     ConfirmBody,
@@ -441,6 +441,7 @@ class Roster:
 
     def _mark_broken(self, link: Link, now: float) -> None:
         link.down_since = now
+        link.is_silent = False
         link.epoch = _next_epoch(link.epoch)
         link.stale = self.marker
         link.heard = link.told = None
@@ -509,11 +510,7 @@ class Roster:
         if link is None or self._is_leaving:
             return []
         link.counts.heard_at = now
-        outputs = self._follow(self.detector.heard(key, now), now)
-        if link.is_silent:
-            link.is_silent = False
-            outputs += self._evaluate(link, now)
-        return outputs
+        return self._follow(self.detector.heard(key, now), now)
 
     def ping_heard(self, key: LinkKey, body: PingBody, now: float) -> list[Output]:
         """A peer wants to know whether we run, or whether another one does."""
@@ -541,6 +538,8 @@ class Roster:
                     outputs += self._found_silent(self._links.get(key), now)
                 case Heard(key):
                     outputs += self.heard(key, now)
+                case Answered(key):
+                    outputs += self._answered(self._links.get(key), now)
                 case _:
                     outputs.append(finding)
         return outputs
@@ -553,6 +552,12 @@ class Roster:
         if not self._timers.is_armed((Alarm.EXPIRE, link.key)):
             self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
         return self._signal(link, Signal.SILENT, now)
+
+    def _answered(self, link: Link | None, now: float) -> list[Output]:
+        if link is None:
+            return []
+        link.is_silent = False
+        return self._evaluate(link, now)
 
     def link_heard(self, key: LinkKey, body: LinkBody, now: float) -> list[Output]:
         """A link message of a peer arrived in our inbox."""
