@@ -56,7 +56,7 @@ class Ring:
         info = PeerInfo(id, f"tcp://127.0.0.1:{number}", incarnation=1)
         link = Link(Announce(info, session), info.endpoint, None, Counts(id, session, self.interests, 10), 0.0)
         self.links.add(link)
-        self.detector.found()
+        self.detector.found(self.now)
         self.signal(link, Signal.PROVED)
         self.detector.verified(self.now)
         return link
@@ -323,6 +323,21 @@ def test_while_a_crowd_starts_nobody_is_doubted() -> None:
     assert {kind for kind, _ in sent(ring.run(10.0))} == {Kind.BEAT}
     assert ring.detector.told(key(40), ring.now) == []
     assert (Kind.PING, 40) in sent(ring.run(60.0)), "it has been long enough"
+
+
+def test_who_announces_new_peers_without_end_does_not_keep_hangs_from_being_found() -> None:
+    ring = Ring(40, 60)
+    found: list[Finding] = []
+    while ring.now < 200.0 and not silent(found):
+        ring.detector.found(ring.now)
+        found += ring.run(ring.now + 0.1, 60)
+    assert 120.0 < ring.now < 150.0
+    assert silent(found) == [40]
+    # Nor does a short pause let it begin anew.
+    ring.run(ring.now + 5.0, 60)
+    for _ in range(100):
+        ring.detector.found(ring.now)
+    assert sent(ring.detector.told(key(60), ring.now)) == [(Kind.PING, 60)]
 
 
 def test_a_peer_is_pinged_at_random_now_and_then() -> None:

@@ -40,11 +40,14 @@ from .timers import Timers
 _MOST = 4
 """Times that we wait longer than usual, at the most, where we or the peer were late before."""
 _BUSTLE = 8
-"""New peers that make it one time more, without a bound: a crowd that starts is busy for as long as it is large."""
+"""New peers that make it one time more, likewise up to so many times."""
 _CALM = 0.985
 """What is left of them with each beat."""
 _CROWD = 24
 """New peers with which nobody is doubted: who makes hundreds of links at once may answer nothing else for a while."""
+_CROWD_LASTS = 120.0
+"""Seconds after which peers are doubted again, however many come: anybody can announce new ones without end. There is
+no other crowd before all of them are forgotten."""
 
 
 class Alarm(Enum):
@@ -149,6 +152,8 @@ class Detector:
     """The same, in the order of their ids; made anew when it is looked for."""
     _bustle: float = 0.0
     """How many were announced of late that are new to us."""
+    _crowd_since: float | None = None
+    """When there were enough of them to be a crowd; ``None`` when all are forgotten."""
     _refuted_at: float = float("-inf")
 
     @property
@@ -168,9 +173,15 @@ class Detector:
         if not self._members:
             self._rest()
 
-    def found(self) -> None:
+    def found(self, now: float) -> None:
         """A peer was announced that we did not know: it is going to join, and so may others."""
         self._bustle += 1
+        if self._bustle >= _CROWD and self._crowd_since is None:
+            self._crowd_since = now
+
+    def _is_crowd(self, now: float) -> bool:
+        since = self._crowd_since
+        return since is not None and self._bustle >= _CROWD and now < since + _CROWD_LASTS
 
     def _rest(self) -> None:
         self._watched = None
@@ -251,11 +262,7 @@ class Detector:
             self._refuted_at = now
             return [self._control(ALL, Kind.BEAT, b"")]
         check = self._checks.get(about)
-        if (
-            about not in self._members
-            or self._bustle >= _CROWD
-            or (check is not None and check.step is not Step.PINGED)
-        ):
+        if about not in self._members or self._is_crowd(now) or (check is not None and check.step is not Step.PINGED):
             return []
         return self._begin_check(about, Step.TOLD, self._config.ping_timeout, now)
 
@@ -270,6 +277,8 @@ class Detector:
             if alarm is Alarm.BEAT:
                 self._lateness = min(self._lateness + 1, _MOST) if is_late else max(self._lateness - 1, 0)
                 self._bustle *= _CALM
+                if self._bustle < 1:
+                    self._crowd_since = None
             elif is_late and self._timers.put_off((alarm, key), now + self._config.ping_timeout):
                 continue
             findings += self._due(alarm, key, now)
@@ -301,7 +310,7 @@ class Detector:
 
     def _look_at_watched(self, now: float) -> list[Finding]:
         link = None if self._watched is None else self._members.get(self._watched)
-        if link is not None and self._bustle >= _CROWD:
+        if link is not None and self._is_crowd(now):
             self._timers.arm(self._mine(Alarm.WATCH), now + self._config.beat_timeout)
             return []
         if link is None:
@@ -317,7 +326,7 @@ class Detector:
     def _ping_at_random(self, now: float) -> list[Finding]:
         self._timers.arm(self._mine(Alarm.PING), now + self._next_ping())
         keys = self._unchecked()
-        if not keys or self._bustle >= _CROWD:
+        if not keys or self._is_crowd(now):
             return []
         key = keys[int(self._chance() * len(keys))]
         return self._begin_check(key, Step.PINGED, self._config.ping_timeout, now)
@@ -348,7 +357,7 @@ class Detector:
         if check is None:
             return []
         expected = LinkState.SUSPECT if check.step is Step.SILENT else LinkState.JOINED
-        is_doubted = self._bustle < _CROWD or check.step is Step.SILENT
+        is_doubted = check.step is Step.SILENT or not self._is_crowd(now)
         if link is None or link.state is not expected or link.down_since is not None or not is_doubted:
             # What else is wrong with it is looked after by the roster.
             del self._checks[key]
@@ -413,7 +422,7 @@ class Detector:
 
     def _patience(self, seconds: float, link: Link, now: float) -> float:
         flaps = link.recent_flaps(now, self._config.flap_memory)
-        return seconds * (1 + min(self._lateness + flaps, _MOST) + int(self._bustle / _BUSTLE))
+        return seconds * (1 + min(self._lateness + flaps, _MOST) + min(int(self._bustle / _BUSTLE), _MOST))
 
     def _mine(self, alarm: Alarm) -> _Deadline:
         return alarm, self._me

@@ -292,7 +292,7 @@ class Roster:
         self._timers.arm((Alarm.EXPIRE, key), now + self.config.announced_timeout)
         outputs = self._join_connection(link, endpoint, now)
         self._links.add(link)
-        self.detector.found()
+        self.detector.found(now)
         return outputs + self._send_link(link, now)
 
     def _join_connection(self, link: Link, endpoint: Endpoint, now: float) -> list[Output]:
