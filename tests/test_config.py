@@ -58,6 +58,12 @@ def test_a_count_is_at_least_one_and_fits_an_option_of_libzmq(name: str, value: 
     assert getattr(config(**{name: 1}), name) == 1
 
 
+def test_two_beats_may_be_missed_before_a_peer_is_doubted() -> None:
+    assert config(beat_interval=1.0, beat_timeout=2.1).beat_timeout == 2.1
+    with pytest.raises(ValueError, match=r"beat_timeout must be more than twice beat_interval, not 2\.0 and 1\.0"):
+        config(beat_interval=1.0, beat_timeout=2.0)
+
+
 def test_the_sizes_in_a_pack_have_two_bytes() -> None:
     assert [config(pack_size=value).pack_size for value in (0, 65_535)] == [0, 65_535]
     for value in (-1, 65_536):
