@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -10,7 +12,18 @@ import pytest
 
 from meshes import LIMIT, turn_until
 from processes import children
-from zdisco import BindError, InvalidEndpoint, Peer, PeerGone, PeerJoined, Proxy, ProxyFound, ProxyLost
+from zdisco import (
+    BindError,
+    InvalidEndpoint,
+    Peer,
+    PeerGone,
+    PeerJoined,
+    Proxy,
+    ProxyFound,
+    ProxyLost,
+    SocketLimitError,
+)
+from zdisco.testing import MemoryNetwork
 
 pytestmark = pytest.mark.anyio
 
@@ -105,6 +118,50 @@ async def test_an_address_of_another_machine_cannot_be_hosted() -> None:
     with pytest.raises(BindError, match=r"192\.0\.2\.1"):
         async with Peer("tcp://192.0.2.1:5555", embed=True):
             pass
+
+
+async def test_who_cannot_take_over_at_once_tries_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint = await free_endpoint()
+    failures = 0
+
+    async def without_descriptors(proxy: Proxy) -> Proxy:
+        nonlocal failures
+        failures += 1
+        if failures < 3:
+            raise SocketLimitError(errno.EMFILE, "too many open files")
+        return await enter(proxy)
+
+    with anyio.fail_after(LIMIT):
+        first = Peer(endpoint, embed=True, name="first")
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(first)
+            async with Peer(endpoint, embed=True, name="second") as second:
+                enter = Proxy.__aenter__
+                monkeypatch.setattr(Proxy, "__aenter__", without_descriptors)
+                # As if the host had gone: who is entered later is left later, on trio.
+                assert first._embedded is not None
+                await first._embedded.stop()
+                await turn_until(lambda: hosts(second))
+    assert failures == 3
+    assert caplog.text.count("cannot host the proxy: no more sockets: too many open files") == 2
+
+
+async def test_if_the_first_attempt_finds_no_descriptors_that_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def without_descriptors(_: Proxy) -> Proxy:
+        raise SocketLimitError(errno.EMFILE, "too many open files")
+
+    endpoint = await free_endpoint()
+    monkeypatch.setattr(Proxy, "__aenter__", without_descriptors)
+    with pytest.raises(SocketLimitError):
+        async with Peer(endpoint, embed=True):
+            pass
+
+
+async def test_a_network_in_memory_has_proxies_of_its_own() -> None:
+    with pytest.raises(ValueError, match="embed"):
+        Peer(embed=True, network=MemoryNetwork())
 
 
 async def test_only_tcp_can_be_hosted() -> None:

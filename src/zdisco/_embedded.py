@@ -18,7 +18,7 @@ from functools import partial
 
 import anyio
 
-from ._core.errors import BindError
+from ._core.errors import BindError, SocketLimitError
 from ._core.model import Endpoint
 from ._loops import outlast, threadsafe
 from ._proxy import Proxy
@@ -56,15 +56,17 @@ class EmbeddedProxy:
 
         Raises:
             BindError: If nobody on this machine can bind the endpoint.
+            SocketLimitError: If no sockets or descriptors are left.
 
         Cancellation: safe.
         """
         tell, tried, ended = threadsafe(), anyio.Event(), anyio.Event()
         self._tried, self._ended = partial(tell, tried.set), ended
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._run_thread, args=(partial(tell, ended.set),), name="zdisco proxy", daemon=True
         )
-        self._thread.start()
+        thread.start()
+        self._thread = thread  # only now is there one to wait for
         await tried.wait()
         if self._error is not None:
             raise self._error
@@ -107,11 +109,19 @@ class EmbeddedProxy:
 
     async def _run(self) -> None:
         self._in_thread = threadsafe()
+        is_first = True
         with anyio.CancelScope() as self._scope:
             while not self._stops:
                 await self._until(lambda: self._is_wanted)
-                if not await self._host():
-                    return
+                error = await self._host()
+                if error.errno != errno.EADDRINUSE:
+                    if is_first:
+                        self._error = error
+                        return
+                    # No descriptors are left, for example: that may change, and nobody else may take over.
+                    logger.warning("cannot host the proxy: %s", error)
+                is_first = False
+                self._tried()
                 with anyio.move_on_after(_RETRY * (1 + random.random())):
                     await self._until(lambda: not self._is_wanted)
 
@@ -128,22 +138,19 @@ class EmbeddedProxy:
             self._changed = anyio.Event()
             await self._changed.wait()
 
-    async def _host(self) -> bool:
-        """Host the proxy until the end. Returns whether it is to be tried again: somebody else has the endpoint."""
+    async def _host(self) -> BindError | SocketLimitError:
+        """Host the proxy until the end, or return why that is not possible now."""
         try:
             async with Proxy(self._endpoint):
                 logger.info("hosting the proxy at %s", self._endpoint)
                 self._is_host = True
                 self._tried()
                 await anyio.sleep_forever()
-        except BindError as error:
-            if error.errno != errno.EADDRINUSE:
-                self._error = error
-                return False
-            self._tried()
+        except (BindError, SocketLimitError) as error:
+            return error
         finally:
             self._is_host = False
-        return True
+        raise AssertionError("only a cancellation ends the sleep")
 
 
 def _nothing() -> None:

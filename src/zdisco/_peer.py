@@ -114,7 +114,8 @@ class Peer:
             ``advertise`` neither host nor endpoint.
         AnnounceTooLarge: If name, headers and groups do not fit into one announce.
         TypeError: If an argument is of the wrong type.
-        ValueError: If ``port`` is none, or the name of a group could be no topic.
+        ValueError: If ``port`` is none, the name of a group could be no topic, or ``embed`` is asked for together
+            with another ``network``.
 
     Entering the block raises `BindError` if the data channel cannot be bound, or if no local
     address leads to a proxy, `SocketLimitError` if no descriptors are left, and
@@ -168,6 +169,8 @@ class Peer:
         # Whether it fits is the caller's business, so it raises here; the endpoint has room of its own.
         encode(evolve(self._me, info=evolve(info, endpoint="tcp://127.0.0.1:1")))
         if embed:
+            if network is not ZmqNetwork:
+                raise ValueError("embed hosts a proxy on sockets, which a network without them does not reach")
             Proxy(self._proxies[0])  # raises if it could be none
         self._embedded = EmbeddedProxy(self._proxies[0]) if embed else None
         self._wait = wait
