@@ -448,9 +448,7 @@ class Peer:
         Raises:
             ClosedError: If the peer is not open.
         """
-        driver = self._opened
-        now = current_time()
-        infos = (link.info(now) for link in driver.core.roster.links if not link.is_given_up)
+        infos = self._opened.core.roster.infos(current_time())
         return tuple(sorted(infos, key=lambda info: (info.peer.name, info.peer.id)))
 
     async def reachability(self, timeout: float | None = None) -> Reachability:

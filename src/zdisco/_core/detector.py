@@ -161,7 +161,17 @@ class Detector:
         """When `tick` is to be called next, at the latest."""
         return self._timers.next
 
+    def is_silent(self, key: LinkKey) -> bool:
+        """Whether nothing is heard of a peer: its link is not to be trusted."""
+        check = self._checks.get(key)
+        return check is not None and check.step is Step.SILENT
+
     # What comes in
+
+    def forget(self, key: LinkKey) -> None:
+        """The connection to a peer has ended, or its link: what was asked about it is no matter any more."""
+        if key in self._checks:
+            self._end_check(key)
 
     def changed(self, link: Link) -> None:
         """A link has another state than before."""

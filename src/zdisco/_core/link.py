@@ -123,8 +123,6 @@ class Link:
     """The marker that it must have confirmed before the link is verified."""
     asked: int = 0
     """Our marker when it was last looked whether the peer has confirmed any."""
-    is_silent: bool = False
-    """Whether nothing is heard of it, though its connection is up."""
     round_trip: float | None = None
     """What the latest ping took until it was answered, in seconds."""
     flaps: int = 0
@@ -167,10 +165,10 @@ class Link:
         """How often it was suspect and recovered of late: one less for each ``memory`` seconds without."""
         return max(0, self.flaps - int((now - self.flapped_at) / memory))
 
-    def info(self, now: float) -> LinkInfo:
+    def info(self, now: float, *, is_silent: bool) -> LinkInfo:
         """What the user may know of it."""
         is_classic = self.announce.is_classic
-        is_verified = is_classic or (self.heard is not None and not self.is_silent)
+        is_verified = is_classic or (self.heard is not None and not is_silent)
         marker = None if self.heard is None else self.heard.marker
         heard_at = self.counts.heard_at
         return LinkInfo(

@@ -67,7 +67,7 @@ from .events import PeerRecovered, PeerUpdated
 from .interests import Interest, Interests
 from .link import FINAL, MAY_LIVE, Link, LinkKey, Signal
 from .links import Links
-from .model import Endpoint, LinkState, PeerId, PeerInfo, Probe, ReconnectStop
+from .model import Endpoint, LinkInfo, LinkState, PeerId, PeerInfo, Probe, ReconnectStop
 from .publications import Publications
 from .timers import Timers
 from .wire import Announce, Farewell
@@ -143,6 +143,11 @@ class Roster:
     @property
     def links(self) -> tuple[Link, ...]:
         return tuple(self._links)
+
+    def infos(self, now: float) -> list[LinkInfo]:
+        """What the user may know of the links, but for those that are only read to their end."""
+        links = [link for link in self._links if not link.is_given_up]
+        return [link.info(now, is_silent=self.detector.is_silent(link.key)) for link in links]
 
     @property
     def deadline(self) -> float | None:
@@ -441,7 +446,7 @@ class Roster:
 
     def _mark_broken(self, link: Link, now: float) -> None:
         link.down_since = now
-        link.is_silent = False
+        self.detector.forget(link.key)
         link.epoch = _next_epoch(link.epoch)
         link.stale = self.marker
         link.heard = link.told = None
@@ -539,7 +544,8 @@ class Roster:
                 case Heard(key):
                     outputs += self.heard(key, now)
                 case Answered(key):
-                    outputs += self._answered(self._links.get(key), now)
+                    link = self._links.get(key)
+                    outputs += [] if link is None else self._evaluate(link, now)
                 case _:
                     outputs.append(finding)
         return outputs
@@ -547,17 +553,10 @@ class Roster:
     def _found_silent(self, link: Link | None, now: float) -> list[Output]:
         if link is None or link.is_given_up or link.state is not LinkState.JOINED:
             return []
-        link.is_silent = True
         self._timers.cancel((Alarm.SUSPECT, link.key))
         if not self._timers.is_armed((Alarm.EXPIRE, link.key)):
             self._timers.arm((Alarm.EXPIRE, link.key), now + self.config.suspect_timeout)
         return self._signal(link, Signal.SILENT, now)
-
-    def _answered(self, link: Link | None, now: float) -> list[Output]:
-        if link is None:
-            return []
-        link.is_silent = False
-        return self._evaluate(link, now)
 
     def link_heard(self, key: LinkKey, body: LinkBody, now: float) -> list[Output]:
         """A link message of a peer arrived in our inbox."""
@@ -634,7 +633,7 @@ class Roster:
 
     def _evaluate(self, link: Link, now: float) -> list[Output]:
         """Hold what we have of the link against rule 1."""
-        if link.is_given_up or link.heard is None or link.is_silent:
+        if link.is_given_up or link.heard is None or self.detector.is_silent(link.key):
             return []
         if link.confirmed < link.floor:
             if not self._timers.is_armed((Alarm.LINK, link.key)):
@@ -814,7 +813,8 @@ class Roster:
         # The others belong to the connection, which must be revived as before.
         for alarm in (Alarm.LINK, Alarm.SUSPECT, Alarm.EXPIRE, Alarm.HINT):
             self._timers.cancel((alarm, link.key))
-        fresh = evolve(link, state=LinkState.ANNOUNCED, since=now, heard=None, told=None, is_silent=False)
+        self.detector.forget(link.key)
+        fresh = evolve(link, state=LinkState.ANNOUNCED, since=now, heard=None, told=None)
         outputs = self._shut(link, Signal.EXPIRED) + self._signal(link, Signal.EXPIRED, now)
         self._links.replace(fresh)
         return outputs + self._send_link(fresh, now)
@@ -838,6 +838,7 @@ class Roster:
         _trim(self._tombstones, self.config.max_tombstones)
 
     def _cancel_all(self, key: LinkKey) -> None:
+        self.detector.forget(key)
         for alarm in Alarm:
             self._timers.cancel((alarm, key))
 
