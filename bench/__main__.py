@@ -13,7 +13,7 @@ import platform
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib import metadata
@@ -71,37 +71,38 @@ def measure_joins(backend: str, options: dict[str, bool]) -> Row:
     return Row(backend, ours, theirs)
 
 
+def victims(count: int) -> Iterator[tuple[Member, list[Member]]]:
+    """That many peers, one after another, each with the same others, which all told that it joined."""
+    with Member("proxy") as proxy, ExitStack() as stack:
+        others = [stack.enter_context(Member("peer", proxy.endpoint)) for _ in range(OTHERS)]
+        for _ in range(count):
+            with Member("peer", proxy.endpoint) as victim:
+                for other in others:
+                    told(other, victim.id)
+                yield victim, others
+
+
 def measure_kills() -> Row:
     """Seconds from the kill of one of eight until the last of the others told it gone."""
     ours: list[float] = []
     theirs: list[float] = []
-    with Member("proxy") as proxy, ExitStack() as stack:
-        others = [stack.enter_context(Member("peer", proxy.endpoint)) for _ in range(OTHERS)]
-        for _ in range(KILLS):
-            with Member("peer", proxy.endpoint) as victim:
-                for other in others:
-                    told(other, victim.id)
-                watcher = plain.Watcher(victim.endpoint)
-                began = time.monotonic()
-                victim.process.kill()
-                theirs.append(watcher.ended() - began)
-                ours.append(max(other.next("gone")["at"] for other in others) - began)
+    for victim, others in victims(KILLS):
+        watcher = plain.Watcher(victim.endpoint)
+        began = time.monotonic()
+        victim.process.kill()
+        theirs.append(watcher.ended() - began)
+        ours.append(max(other.next("gone")["at"] for other in others) - began)
     return Row("asyncio", ours, theirs)
 
 
 def measure_stops() -> None:
     """Seconds from the SIGSTOP of one of eight until the last of the others told it suspect."""
     found: list[float] = []
-    with Member("proxy") as proxy, ExitStack() as stack:
-        others = [stack.enter_context(Member("peer", proxy.endpoint)) for _ in range(OTHERS)]
-        for _ in range(STOPS):
-            with Member("peer", proxy.endpoint) as victim:
-                for other in others:
-                    told(other, victim.id)
-                time.sleep(1 + random.random())
-                began = time.monotonic()
-                victim.process.send_signal(signal.SIGSTOP)
-                found.append(max(other.next("suspected")["at"] for other in others) - began)
+    for victim, others in victims(STOPS):
+        time.sleep(1 + random.random())
+        began = time.monotonic()
+        victim.process.send_signal(signal.SIGSTOP)
+        found.append(max(other.next("suspected")["at"] for other in others) - began)
     print("\nSIGSTOP of one of eight processes: until the last of the others told it suspect")
     print(f"p50 {percentile(found, 50):.2f} s, of {STOPS} the last {max(found):.2f} s; <= 2 s: ", end="")
     print("ok" if max(found) <= 2 else "MISSED")
