@@ -26,6 +26,8 @@ JUMPING = pytest.mark.parametrize(
 )
 pytestmark = pytest.mark.anyio
 
+QUIET: dict[str, Any] = {"beat_interval": 1e5, "beat_timeout": 1e6, "ping_interval": 1e6}
+"""Beats and pings come in their own time, and would stand among the frames that are looked at."""
 FLOOD = 100
 """Messages of one turn: so many that most are packed."""
 
@@ -79,8 +81,8 @@ async def wired(net: MemoryNetwork | None = None, **config: Any) -> AsyncIterato
     net = net or MemoryNetwork()
     async with (
         net.proxy(),
-        Peer(PROXY, network=net, config=PeerConfig(**config)) as publisher,
-        Peer(PROXY, network=net) as other,
+        Peer(PROXY, network=net, config=PeerConfig(**QUIET, **config)) as publisher,
+        Peer(PROXY, network=net, config=PeerConfig(**QUIET)) as other,
     ):
         await publisher.wait_for(1)
         await other.wait_for(1)
