@@ -106,6 +106,20 @@ class DataListener(Protocol):
         """A socket event, whatever else it meant."""
 
 
+class Lead(Protocol):
+    """Lets whoever waits for a message read the socket meanwhile: that saves a switch from one task to another."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether `read` may be called now."""
+
+    async def read(self, has_come: Callable[[], bool]) -> None:
+        """Read until something has come, or it can lead no more; `is_free` is false then. Cancellation: safe."""
+
+    def wake(self) -> None:
+        """Let `read` look whether something has come."""
+
+
 class DataChannel(ABC):
     """`dataPub`, bound at ``endpoint``, and `dataSub`, connected to every other peer."""
 
@@ -117,6 +131,8 @@ class DataChannel(ABC):
     `published` must be called after it, once for several frames. Raises `ClosedError` if the channel
     is closed. It is called for each message, so it is no method that calls another.
     """
+    lead: Lead | None = None
+    """For event loops on which a switch of tasks costs much."""
     clock: Callable[[], float] = time.perf_counter
     """Seconds, by which a publisher knows how fast messages come."""
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from operator import length_hint
 from typing import Generic, Self, TypeAlias, TypeVar, cast
@@ -23,6 +24,7 @@ from weakref import WeakKeyDictionary
 
 from attrs import define, field
 
+from ._channels import Lead
 from ._core.actions import Drop
 from ._core.counts import UNKNOWN, Count, Counts, Loss
 from ._core.envelope import (
@@ -90,6 +92,7 @@ class MessageStream(Stream[M]):
         self._given: WeakKeyDictionary[Count, int] = WeakKeyDictionary()
         self._is_paused = False
         self._pop = self._queue.popleft
+        self._lead: Lead | None = None
         self._missed: dict[tuple[PeerInfo | None, str], int] = {}
         # Without a bound for what is old, what comes goes straight to the reader's queue.
         self._incoming: deque[Received] = (
@@ -108,6 +111,24 @@ class MessageStream(Stream[M]):
                     pass
         await self._ready()
         return self._take_note() if self._has_note() else self._pop()
+
+    async def _wait(self) -> None:
+        lead = self._lead
+        if lead is None or not lead.is_free:
+            await self._arrival.wait()
+            return
+        self._wake = partial(self._wake_all, lead)
+        try:
+            await lead.read(self._has_come)
+        finally:
+            self._wake = self._arrival.tell
+
+    def _wake_all(self, lead: Lead) -> None:
+        self._arrival.tell()
+        lead.wake()
+
+    def _has_come(self) -> bool:
+        return bool(self._queue) or self._is_closed or self._has_note()
 
     async def aclose(self) -> None:
         """Close the stream; what waits in it is dropped. Idempotent. Cancellation: safe; it is closed all the same."""

@@ -673,6 +673,7 @@ class Peer:
         driver = self._staying
         interest, outputs = driver.core.roster.subscribe(prefix)
         driver.messages.add(stream, interest)
+        stream._lead = driver.data.lead
         driver.perform(outputs)
         await driver.in_force(interest.since)
         if driver.is_closed:

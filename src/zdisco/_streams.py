@@ -61,7 +61,11 @@ class Stream(Generic[T]):
             if self._is_closed:
                 raise self._no_more()
             self._taken = 0
-            await self._arrival.wait()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        """Wait until something may have come. Cancellation: safe."""
+        await self._arrival.wait()
 
     def _has_note(self) -> bool:
         """Whether the reader is to be told of what was dropped before it gets the next item."""

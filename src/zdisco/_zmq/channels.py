@@ -24,7 +24,7 @@ import anyio.lowlevel
 import zmq
 from attrs import define
 
-from .._channels import DataChannel, DataListener, ProxyChannel, ProxyListener
+from .._channels import DataChannel, DataListener, Lead, ProxyChannel, ProxyListener
 from .._core.actions import Drop
 from .._core.config import PeerConfig
 from .._core.endpoints import parse
@@ -265,6 +265,68 @@ class _Drain:
         return at < 0 or (self.sender != b"" and frame.startswith(self.sender, at + len(MAGIC)))
 
 
+class _Reader(Lead):
+    """Reads `dataSub`: in a task of its own, or in that of a user who waits for a message, which need not be woken then.
+
+    Rule: only one of them reads at a time. When the user goes, for whatever reason, the task goes on.
+    """
+
+    def __init__(self, channel: ZmqDataChannel) -> None:
+        self._channel = channel
+        self._is_done = False
+        """Whether the last read has found that there was no more."""
+        self._leads = False
+        self._left = anyio.Event()
+        self._error: Exception | None = None
+
+    async def run(self) -> None:
+        """Read while nobody else does.
+
+        Raises:
+            ClosedError: If the socket is, or gets, closed.
+        """
+        while True:
+            while self._leads:
+                self._left = anyio.Event()
+                await self._left.wait()
+            if self._error is not None:
+                raise self._error
+            await self._step(lambda: not self._leads)
+
+    async def _step(self, may_read: Callable[[], bool]) -> None:
+        # Never twice without letting others run.
+        if self._is_done:
+            await self._channel._wait_sub()
+        else:
+            await anyio.lowlevel.checkpoint()
+        if may_read():
+            self._is_done = self._channel._read_sub_once()
+
+    @property
+    def is_free(self) -> bool:
+        channel = self._channel
+        socket = channel._sub.socket
+        is_idle = channel._listener is not None and not socket.closed and self._error is None
+        return is_idle and not (self._leads or socket.is_waited_for or channel._drains)
+
+    async def read(self, has_come: Callable[[], bool]) -> None:
+        self._leads = True
+        try:
+            while not has_come() and not self._channel._drains:
+                await self._step(lambda: True)
+        except ClosedError:
+            pass  # the task finds it, too
+        except Exception as error:  # noqa: BLE001  it is no matter of the user
+            self._error = error
+        finally:
+            self._leads = False
+            self._left.set()
+
+    def wake(self) -> None:
+        if self._channel._sub.socket.is_waited_for:
+            self._channel._sub.socket.wake()
+
+
 class ZmqDataChannel(DataChannel):
     """`dataPub` and `dataSub` of a peer.
 
@@ -297,6 +359,9 @@ class ZmqDataChannel(DataChannel):
         self._loop = asyncio_loop()
         self._published = Arrival()
         self._looks_again = False
+        self._reader = _Reader(self)
+        if self._loop is None:
+            self.lead = self._reader
         self._pub = _Watched(data_pub(context, config), "dataPub")
         try:
             self.endpoint = bind(self._pub.socket.zmq, bind_endpoint)
@@ -326,11 +391,7 @@ class ZmqDataChannel(DataChannel):
             self._listener = None
 
     async def _read_sub(self) -> None:
-        while True:
-            if self._read_sub_once():
-                await self._wait_sub()
-            else:
-                await anyio.lowlevel.checkpoint()
+        await self._reader.run()
 
     def _read_sub_once(self) -> bool:
         """Read some frames and tell them; returns whether no more were there."""
@@ -368,7 +429,7 @@ class ZmqDataChannel(DataChannel):
 
     async def _wait_sub(self) -> None:
         if not self._drains:
-            await self._sub.socket.wait(self._read_sub_once)
+            await self._sub.socket.wait(self._read_sub_once if self._loop is not None else None)
             return
         with anyio.CancelScope(deadline=min(map(self._ripe_at, self._drains))):
             await self._sub.socket.wait()

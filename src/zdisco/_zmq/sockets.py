@@ -213,6 +213,11 @@ class Socket:
         self._checking = False
 
     @property
+    def is_waited_for(self) -> bool:
+        """Whether a task is in `wait`."""
+        return self._waiting
+
+    @property
     def closed(self) -> bool:
         """Whether the socket was closed."""
         return bool(self.zmq.closed)
