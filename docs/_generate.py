@@ -64,6 +64,7 @@ REASONS = {
     "ping_timeout": "A peer that runs answers within milliseconds.",
     "indirect_ping_timeout": "The answer goes two ways. With the times above and below it makes 1.7 s.",
     "ping_interval": "Finds what nobody listens for; measures how far a peer is. It costs a tenth of the beats.",
+    "address_interval": "Two questions to the system, some microseconds; nobody needs a machine that has moved sooner.",
     "announced_timeout": "Two beacons may be lost before a peer that lives is forgotten, and a machine on which a"
     " hundred peers start at once needs many seconds.",
     "farewell_memory": "The direct farewell or the end of the link follows a true farewell within milliseconds;"

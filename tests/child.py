@@ -32,6 +32,7 @@ from zdisco import (
     PeerJoined,
     PeerRecovered,
     PeerSuspected,
+    PeerUpdated,
     Request,
     SocketEvent,
     Subscription,
@@ -48,7 +49,7 @@ async def tell_events(peer: Peer) -> None:
         match event:
             case PeerGone(gone, cause):
                 say("PeerGone", name=gone.name, cause=cause.name, endpoint=gone.endpoint)
-            case PeerJoined(other) | PeerSuspected(other) | PeerRecovered(other):
+            case PeerJoined(other) | PeerSuspected(other) | PeerRecovered(other) | PeerUpdated(other):
                 say(type(event).__name__, name=other.name, endpoint=other.endpoint)
             case _:
                 say(type(event).__name__)

@@ -17,7 +17,7 @@ import zmq
 from zdisco._channels import DataListener, ProxyListener
 from zdisco._core.actions import Drop
 from zdisco._core.config import PeerConfig
-from zdisco._core.endpoints import parse
+from zdisco._core.endpoints import TcpEndpoint, parse
 from zdisco._core.envelope import MAGIC
 from zdisco._core.errors import BindError, InvalidEndpoint
 from zdisco._core.model import Endpoint, PeerInfo, Probe
@@ -241,6 +241,14 @@ async def test_the_end_of_a_connection_is_told_before_the_welcome_of_the_next() 
             rogue.close(0)
         told = [what[0] for what in heard.told]
         assert told == ["frame", *["proxy_down", "frame"] * 4]
+
+
+async def test_a_proxy_channel_that_connects_anew_is_welcomed_again() -> None:
+    async with Proxy(ANYWHERE) as proxy, proxy_channel(proxy.endpoint) as (channel, heard):
+        await heard.until_told("frame", b"W")
+        channel.reconnect()
+        await heard.until_told("frame", b"W", times=2)
+        assert heard.count(SocketEvent.HANDSHAKE_SUCCEEDED, proxy.endpoint) == 2
 
 
 async def test_following_again_forgets_the_old_connection() -> None:
@@ -495,6 +503,37 @@ async def test_an_endpoint_can_be_connected_again_after_a_disconnect() -> None:
         await one.hear(two)
         two.channel.send(b"x")
         await one.heard.until(lambda: b"x" in one.heard.frames)
+
+
+async def test_a_channel_that_listens_at_another_address_ends_what_came_in_at_the_former() -> None:
+    async with data_channels(2) as (one, other):
+        await other.hear(one)
+        one.channel.rebind("127.0.0.2")
+        former = one.endpoint
+        one.endpoint = one.channel.endpoint
+        assert parse(one.endpoint) == TcpEndpoint("127.0.0.2", parse(former).port)
+        await other.heard.until_told("link_down", former)
+        await other.hear(one)
+        one.channel.send(b"frame")
+        await other.heard.until(lambda: b"frame" in other.heard.frames)
+        with plain.socket() as refused:
+            assert refused.connect_ex(("127.0.0.1", parse(former).port)) == errno.ECONNREFUSED
+
+
+async def test_where_the_port_is_taken_at_the_other_address_another_one_is() -> None:
+    async with data_channels(1) as (one,):
+        with plain.create_server(("127.0.0.2", parse(one.endpoint).port)):
+            one.channel.rebind("127.0.0.2")
+            assert parse(one.channel.endpoint).host == "127.0.0.2"
+            assert one.channel.endpoint.rpartition(":")[2] != one.endpoint.rpartition(":")[2]
+
+
+async def test_what_cannot_be_bound_changes_nothing() -> None:
+    async with data_channels(2) as (one, other):
+        with pytest.raises(BindError):
+            one.channel.rebind("192.0.2.1")
+        assert one.channel.endpoint == one.endpoint
+        await other.hear(one)
 
 
 @pytest.mark.parametrize("sender", [b"dead", b""])

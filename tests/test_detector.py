@@ -346,6 +346,12 @@ def test_a_peer_is_pinged_at_random_now_and_then() -> None:
     assert len(pings) == 60.0 / CONFIG.ping_interval
 
 
+def test_each_is_pinged_at_random_once_before_anybody_again() -> None:
+    pings = [to for kind, to in sent(Ring(40, 60, 70).run(60.0, 40, 60, 70)) if kind is Kind.PING]
+    rounds = [pings[at : at + 3] for at in range(0, len(pings), 3)]
+    assert [sorted(one) for one in rounds] == [[40, 60, 70]] * 4
+
+
 def test_who_leaves_asks_and_answers_nothing_more() -> None:
     ring = Ring(40, 60)
     ring.detector.ping(key(60), PingBody(8, Question.OTHER, key(40)), 0.0)

@@ -712,3 +712,33 @@ def test_a_direct_announce_makes_no_link_and_revives_none() -> None:
     assert made.control(direct(changed(headers={"x": "y"})), 1.0) == []
     assert made.drained(THERE, 1.1) == [PeerGone(announce().info, Cause.REFUSED)]
     assert len(made.roster) == 0
+
+
+# Another address
+
+
+def test_who_has_moved_connects_to_the_proxy_anew_and_announces_where_it_is() -> None:
+    made = found(core())
+    assert made.moved(THERE, 1.0) == [ProxyLost(PROXY)]
+    assert (made.info.endpoint, made.info.revision) == (THERE, 1)
+    assert FollowWelcome(PROXY, RELAY) in hear(made, Welcome(PROXY_ID, RELAY), 1.1)
+    (sent,) = [output for output in made.relay_up(PROXY, 1.2) if isinstance(output, SendToProxy)]
+    assert decode(sent.frame) == made.me
+    assert hear(made, made.me, 1.3) == [ProxyFound(PROXY)]
+
+
+def test_what_we_announced_before_we_moved_is_no_forgery() -> None:
+    made = found(core())
+    former = made.me
+    made.moved(THERE, 1.0)
+    hear(made, Welcome(PROXY_ID, RELAY), 1.1)
+    made.relay_up(PROXY, 1.2)
+    assert not any(isinstance(output, Dropped) for output in hear(made, former, 1.3))
+    assert made.info.incarnation == former.info.incarnation
+
+
+def test_who_leaves_moves_no_more() -> None:
+    made = found(core())
+    made.leave(1.0)
+    assert made.moved(THERE, 1.1) == []
+    assert made.info.endpoint == HERE

@@ -32,7 +32,8 @@ pytestmark = pytest.mark.anyio
 JUMPING = pytest.mark.parametrize(
     "anyio_backend", [pytest.param(("trio", {"clock": MockClock(autojump_threshold=0)}), id="trio-jumping")]
 )
-PROXY = "tcp://127.0.0.1:5555"
+HOST = "127.0.0.1"
+PROXY = f"tcp://{HOST}:5555"
 STALLED, READER = UUID(int=7), UUID(int=8)
 LIMIT = 20
 
@@ -317,8 +318,8 @@ def test_what_is_no_connection_is_not_noted(what: str) -> None:
 async def memory_publisher(*topics: bytes, **config: Any) -> AsyncIterator[tuple[Publisher, DataChannel]]:
     """A publisher, and a subscriber to it that has connected and does not read until its ``run`` is started."""
     net = MemoryNetwork()
-    channel = await net(PeerConfig(send_hwm=2, **config)).data_channel(None, 0, [PROXY])
-    sub = await net(PeerConfig()).data_channel(None, 0, [PROXY])
+    channel = await net(PeerConfig(send_hwm=2, **config)).data_channel(HOST, 0)
+    sub = await net(PeerConfig()).data_channel(HOST, 0)
     heard, at_sub = Listener(), Listener()
     for topic in topics:
         sub.subscribe(topic)

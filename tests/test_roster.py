@@ -839,6 +839,51 @@ def test_an_announce_does_not_move_a_peer_whose_link_is_up() -> None:
     assert made.joined[BOB] == announce().info
 
 
+def frames(outputs: list[Output], kind: Kind) -> list[ControlFrame]:
+    found = [split(output.frame) for output in outputs if isinstance(output, SendData)]
+    return [frame for frame in found if isinstance(frame, ControlFrame) and frame.kind is kind]
+
+
+def test_an_announce_that_would_move_a_peer_pings_it_and_the_next_one_moves_it_if_it_is_silent() -> None:
+    made = joined()
+    moved = announce(endpoint=THERE, revision=1)
+    outputs = made.announced(moved, THERE, 1.0)[1]
+    assert [frame.inbox for frame in frames(outputs, Kind.PING)] == [BOB.bytes]
+    assert told(run(made, 1.0 + made.config.ping_timeout)) == [PeerSuspected(announce().info)]
+    outputs = made.announced(moved, THERE, 1.3)[1]
+    assert [output for output in outputs if isinstance(output, ConnectPeer | DisconnectPeer)] == [
+        DisconnectPeer(HERE),
+        ConnectPeer(THERE),
+    ]
+    assert told(outputs) == [PeerUpdated(moved.info, announce().info)]
+    outputs = made.link_up(THERE, 1.4)
+    (link,) = made.links
+    outputs += made.link_heard(KEY, LinkBody(1, 0, link.epoch), 1.4)
+    outputs += made.confirm_heard(KEY, ConfirmBody(made.marker, 0), 1.4)
+    assert told(outputs) == [PeerRecovered(moved.info)]
+
+
+def test_a_peer_that_answers_is_not_moved() -> None:
+    made = joined()
+    moved = announce(endpoint=THERE, revision=1)
+    made.announced(moved, THERE, 1.0)
+    made.heard(KEY, 1.1)
+    assert told(run(made, 2.0)) == []
+    assert drops(made.announced(moved, THERE, 2.0)[1]) == [Drop.MOVED_ENDPOINT]
+
+
+def test_when_our_host_has_moved_all_connections_are_made_anew() -> None:
+    made = joined()
+    prove(made, announce(EVE, OTHER, THERE))
+    outputs = made.moved(1.0)
+    assert [output for output in outputs if isinstance(output, RevivePeer)] == [RevivePeer(HERE), RevivePeer(THERE)]
+    assert [link.down_since for link in made.links] == [1.0, 1.0]
+    assert told(run(made, 1.0 + made.config.suspect_after)) == [
+        PeerSuspected(announce().info),
+        PeerSuspected(announce(EVE, OTHER, THERE).info),
+    ]
+
+
 def test_a_peer_whose_link_is_down_is_followed_to_its_new_endpoint() -> None:
     made = joined()
     made.link_down(HERE, 1.0)

@@ -49,6 +49,7 @@ ORDER = [
     "_zmq/channels",
     "_zmq/network",
     "_arguments",
+    "_home",
     "_background",
     "_streams",
     "_messages",

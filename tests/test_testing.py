@@ -25,7 +25,8 @@ pytestmark = pytest.mark.anyio
 JUMPING = pytest.mark.parametrize(
     "anyio_backend", [pytest.param(("trio", {"clock": MockClock(autojump_threshold=0)}), id="trio-jumping")]
 )
-PROXY = "tcp://127.0.0.1:5555"
+HOST = "127.0.0.1"
+PROXY = f"tcp://{HOST}:5555"
 
 
 class Recorder:
@@ -121,7 +122,7 @@ async def running(channel: DataChannel | ProxyChannel) -> AsyncIterator[Recorder
 
 
 async def new_channel(net: MemoryNetwork, config: PeerConfig | None = None, port: int = 0) -> DataChannel:
-    return await net(config or PeerConfig()).data_channel(None, port, [PROXY])
+    return await net(config or PeerConfig()).data_channel(HOST, port)
 
 
 @asynccontextmanager
@@ -549,7 +550,7 @@ async def test_a_closed_channel_connects_nowhere() -> None:
 
 async def test_a_channel_bound_to_all_interfaces_is_found_at_loopback() -> None:
     net = MemoryNetwork()
-    pub = await net(PeerConfig()).data_channel("0.0.0.0", 0, [PROXY])
+    pub = await net(PeerConfig()).data_channel("0.0.0.0", 0)
     sub = await new_channel(net)
     async with running(pub), running(sub) as at_sub:
         sub.connect(pub.endpoint.replace("0.0.0.0", "127.0.0.1"))

@@ -56,6 +56,10 @@ class ProxyChannel(ABC):
         """Disconnect `proxyPub` from where it was, if anywhere, and connect it to ``relay``."""
 
     @abstractmethod
+    def reconnect(self) -> None:
+        """Connect `proxySub` anew; nobody is told that the former connection ended."""
+
+    @abstractmethod
     def send(self, frame: bytes) -> None:
         """Publish one discovery message through `proxyPub`."""
 
@@ -124,7 +128,7 @@ class DataChannel(ABC):
     """`dataPub`, bound at ``endpoint``, and `dataSub`, connected to every other peer."""
 
     endpoint: Endpoint
-    """Where `dataPub` listens, resolved."""
+    """Where `dataPub` listens, resolved; `rebind` changes it."""
     publish: Callable[[bytes], bool]
     """Publishes a data frame; false if it would have to wait, which only ``overflow="wait"`` makes it.
 
@@ -139,6 +143,14 @@ class DataChannel(ABC):
     @abstractmethod
     async def run(self, listener: DataListener) -> None:
         """Tell ``listener`` what happens until cancelled. Cancellation: safe, at any time."""
+
+    @abstractmethod
+    def rebind(self, host: str) -> None:
+        """Let `dataPub` listen at another address of this machine, at the same port if that is free there.
+
+        Raises:
+            BindError: If the address cannot be bound; then nothing has changed.
+        """
 
     @abstractmethod
     def connect(self, endpoint: Endpoint) -> None:
@@ -210,11 +222,11 @@ class Network(ABC):
     """Makes the channels of one peer, and closes what they share."""
 
     @abstractmethod
-    async def data_channel(self, host: str | None, port: int, proxies: Sequence[Endpoint]) -> DataChannel:
-        """Bind a data channel at ``host``, or else at the local address that routes to the first proxy.
+    async def data_channel(self, host: str, port: int) -> DataChannel:
+        """Bind a data channel; port 0 is any.
 
         Raises:
-            BindError: If the address cannot be bound, or none leads to a proxy.
+            BindError: If the address cannot be bound.
             SocketLimitError: If there are no sockets or descriptors left.
         """
 
@@ -226,6 +238,18 @@ class Network(ABC):
             InvalidEndpoint: If it cannot connect to such an endpoint.
             SocketLimitError: If there are no sockets or descriptors left.
         """
+
+    @abstractmethod
+    async def local_address(self, proxies: Sequence[Endpoint]) -> str:
+        """The local address that routes to the first of the proxies that can be reached.
+
+        Raises:
+            BindError: If none leads to a proxy.
+        """
+
+    @abstractmethod
+    def has_address(self, host: str) -> bool:
+        """Whether a numeric host is an address of this machine now."""
 
     @abstractmethod
     async def resolve(self, endpoint: Endpoint) -> Endpoint | None:

@@ -42,6 +42,7 @@ from ._core.events import (
 from ._core.model import Endpoint, LinkState, PeerInfo
 from ._core.relay import Relay
 from ._core.wire import Announce, decode
+from ._home import Home
 from ._loops import clock, current_time
 from ._messages import InboxStream, MessageStream, Received, Subscriptions
 from ._zmq.monitor import MonitorEvent, SocketEvent
@@ -60,6 +61,7 @@ class Driver:
         data: The data channel, bound.
         proxies: The channels to all proxies.
         network: Looks names up.
+        home: Where the data channel is, and whether that changes.
         tell: Called with each event for the user.
         observe: Called with each socket event.
     """
@@ -71,6 +73,7 @@ class Driver:
         data: DataChannel,
         proxies: Sequence[ProxyChannel],
         network: Network,
+        home: Home,
         tell: Callable[[Event], None],
         observe: Callable[[MonitorEvent], None],
     ) -> None:
@@ -90,6 +93,8 @@ class Driver:
         """Who takes which frames of our inbox; the others are for the core."""
         self._tell = tell
         self._network = network
+        self._home = home
+        self._doubts_home = anyio.Event()
         self._proxies = {proxy.endpoint: _ProxySide(self, proxy) for proxy in proxies}
         self._dropped: Counter[Drop] = Counter()
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -138,6 +143,8 @@ class Driver:
             for side in self._proxies.values():
                 self._tasks.start_soon(side.channel.run, side)
             self._tasks.start_soon(self._keep_time)
+            if self._home.may_change:
+                self._tasks.start_soon(self._keep_home)
 
     async def _keep_time(self) -> None:
         while True:
@@ -154,6 +161,21 @@ class Driver:
             with anyio.CancelScope(deadline=self._sleeps_until):
                 await self._alarm.wait()
             self._sleeps_until = float("-inf")
+
+    async def _keep_home(self) -> None:
+        while True:
+            with anyio.move_on_after(self._config.address_interval):
+                await self._doubts_home.wait()
+            self._doubts_home = anyio.Event()
+            endpoint = await self._home.moved(self._network, self.data)
+            if endpoint is not None:
+                self.feed(self.core.moved(endpoint, current_time()))
+                for side in self._proxies.values():
+                    side.channel.reconnect()
+
+    def doubt_home(self) -> None:
+        """A connection has ended: see at once whether our address is still there."""
+        self._doubts_home.set()
 
     def close(self) -> None:
         """Wake all who wait for a change: none comes any more."""
@@ -386,6 +408,7 @@ class _ProxySide:
 
     def proxy_down(self, proxy: Endpoint) -> None:
         self._driver.feed(self._driver.core.proxy_down(proxy, current_time()))
+        self._driver.doubt_home()
 
     def relay_up(self, proxy: Endpoint) -> None:
         self._driver.feed(self._driver.core.relay_up(proxy, current_time()))

@@ -26,13 +26,10 @@ import anyio.lowlevel
 from attrs import evolve
 
 from ._arguments import (
-    advertised_endpoint,
-    bind_host,
     glob_pattern,
     literal_prefix,
     of_type,
     payload_bytes,
-    port_number,
     positive_number,
     proxy_endpoints,
     several_texts,
@@ -44,22 +41,21 @@ from ._channels import DataChannel, Network, ProxyChannel
 from ._core.actions import Drop
 from ._core.config import PeerConfig
 from ._core.discovery import Stage
-from ._core.endpoints import TcpEndpoint, numeric, parse
 from ._core.envelope import Kind, check_name, check_topic, direct_topic, group_topic
 from ._core.errors import (
     ClosedError,
     DiscoveryTimeout,
     FarewellTimeout,
     IdentityConflict,
-    InvalidEndpoint,
     MalformedMessage,
     UnknownPeer,
 )
 from ._core.events import Event, EventsDropped, PeerEvent, ProxyFound, ProxyLost
-from ._core.model import NO_SESSION, Endpoint, LinkInfo, Message, PeerInfo, StreamOverflow
+from ._core.model import NO_SESSION, LinkInfo, Message, PeerInfo, StreamOverflow
 from ._core.wire import Announce, encode
 from ._driver import Driver
 from ._embedded import EmbeddedProxy
+from ._home import Home
 from ._loops import current_time, runs_in
 from ._messages import InboxStream, M, MessageStream, Received
 from ._proxy import Proxy
@@ -69,7 +65,7 @@ from ._requests import Post, Reply, Requests, answer, reply
 from ._services import Handler, Request, Service, Services
 from ._streams import Stream
 from ._zmq.monitor import MonitorEvent, SocketEvent, socket_events
-from ._zmq.network import ZmqNetwork, local_address_towards
+from ._zmq.network import ZmqNetwork
 
 logger = logging.getLogger("zdisco")
 
@@ -146,9 +142,7 @@ class Peer:
     ) -> None:
         self._proxies = proxy_endpoints(proxies)
         self._config = PeerConfig() if config is None else of_type("config", config, PeerConfig)
-        self._host, self._port, self._advertise = bind_host(host), port_number(port), advertise
-        if advertise is not None:
-            advertised_endpoint(advertise, 1)
+        self._home = Home(host, port, advertise, self._proxies)
         if not callable(network):
             raise TypeError(f"network must make a network of a PeerConfig, not {network!r}")
         member_of = frozenset(several_texts("groups", groups))
@@ -287,13 +281,12 @@ class Peer:
         if self._embedded is not None:
             await self._embedded.start()
         self._network = self._new_network(self._config)
-        self._data = await self._network.data_channel(self._host, self._port, self._proxies)
-        endpoint = await self._endpoint_to_announce(self._data.endpoint)
+        self._data, endpoint = await self._home.open(self._network)
         self._me = evolve(self._me, info=evolve(self._me.info, endpoint=endpoint))
         for proxy in self._proxies:
             self._channels.append(self._network.proxy_channel(proxy))
         self._driver = driver = Driver(
-            self._me, self._config, self._data, self._channels, self._network, self._tell, self._observe
+            self._me, self._config, self._data, self._channels, self._network, self._home, self._tell, self._observe
         )
         self._drops = driver.drops
         self._publisher = Publisher(driver, self._config, lambda: self._staying)
@@ -310,15 +303,6 @@ class Peer:
         }
         self._background = Background(driver.run, self._shut)
         await self._background.start()
-
-    async def _endpoint_to_announce(self, bound: Endpoint) -> Endpoint:
-        port = parse(bound).port
-        if self._advertise is not None:
-            return advertised_endpoint(self._advertise, port)
-        try:
-            return numeric(bound) or bound
-        except InvalidEndpoint:  # bound to all interfaces
-            return str(TcpEndpoint(await local_address_towards(self._proxies), port))
 
     async def _close(self) -> None:
         try:

@@ -640,6 +640,11 @@ class _MemoryProxyChannel(ProxyChannel):
         self._is_heard = False
         self._pub = self._dial(relay, self._pub_event, self._pub_frame, stops_when_refused=True)
 
+    def reconnect(self) -> None:
+        if self._sub is not None:
+            self._sub.close()
+            self._sub = self._dial(self.endpoint, self._sub_event, self._sub_frame)
+
     def send(self, frame: bytes) -> None:
         if self._is_heard and self._pub is not None and self._pub.connection is not None:
             self._pub.connection.send_back(frame)
@@ -656,14 +661,10 @@ class _MemoryDataChannel(DataChannel):
     """`dataPub` and `dataSub` of one peer."""
 
     def __init__(self, net: MemoryNetwork, site: _Site, server: _Server, config: PeerConfig) -> None:
-        self.endpoint = server.endpoint
         self._net = net
         self._site = site
         self._config = config
-        self._server = server
-        server.received = self._received
-        server.ended = self._ended
-        server.freed = self.rouse
+        self._use(server)
         self._mailbox = _Mailbox()
         self._listener: DataListener | None = None
         self._dialers: dict[Endpoint, _Dialer] = {}
@@ -678,12 +679,24 @@ class _MemoryDataChannel(DataChannel):
         self._is_closed = False
         self._mailbox.put(0.0, self._listening)
 
+    def _use(self, server: _Server) -> None:
+        self._server = server
+        self.endpoint = server.endpoint
+        server.received = self._received
+        server.ended = self._ended
+        server.freed = self.rouse
+
     async def run(self, listener: DataListener) -> None:
         self._listener = listener
         try:
             await self._mailbox.run(self._settle)
         finally:
             self._listener = None
+
+    def rebind(self, host: str) -> None:
+        was = self._server
+        self._use(self._net._bind(host, parse(was.endpoint).port, self._site, was.hwm))
+        was.close()
 
     def _listening(self) -> None:
         if self._listener is not None:
@@ -853,9 +866,16 @@ class _PeerNetwork(Network):
         self._config = config
         self._site = _Site()
 
-    async def data_channel(self, host: str | None, port: int, proxies: Sequence[Endpoint]) -> DataChannel:
+    async def local_address(self, proxies: Sequence[Endpoint]) -> str:
         await anyio.lowlevel.checkpoint()
-        server = self._net._bind(host or _LOOPBACK, port, self._site, self._config.send_hwm)
+        return _LOOPBACK
+
+    def has_address(self, host: str) -> bool:
+        return True  # the machine keeps what it has
+
+    async def data_channel(self, host: str, port: int) -> DataChannel:
+        await anyio.lowlevel.checkpoint()
+        server = self._net._bind(host, port, self._site, self._config.send_hwm)
         return _MemoryDataChannel(self._net, self._site, server, self._config)
 
     def proxy_channel(self, endpoint: Endpoint) -> ProxyChannel:

@@ -133,7 +133,12 @@ class PeerConfig:
     indirect_ping_timeout: float = field(default=0.4, validator=_is_seconds)
     """... and how long where others were asked. If nothing is heard of the peer by then, it is suspect."""
     ping_interval: float = field(default=5.0, validator=_is_seconds)
-    """One peer, chosen at random, is pinged this often, give or take half of it."""
+    """One peer is pinged this often, give or take half of it, each once in random order before anyone again. So
+    two that nobody listens for, since only they do not reach each other, find out after about as many intervals as
+    there are peers; at most after three times as long."""
+    address_interval: float = field(default=5.0, validator=_is_seconds)
+    """So often a peer whose address was not given to it looks whether its machine still has that address, and moves
+    to another one if not; also when the connection to a proxy ends."""
     announced_timeout: float = field(default=75.0, validator=_is_seconds)
     """A peer that announces itself and never joins is tried until that long after its last announce."""
     farewell_memory: float = field(default=3.0, validator=_is_seconds)

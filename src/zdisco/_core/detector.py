@@ -148,6 +148,8 @@ class Detector:
     """One more for each late beat of ours, one less for each that was not."""
     _members: dict[LinkKey, Link] = field(factory=dict)
     """The links to the joined peers that know beats."""
+    _had_turn: set[LinkKey] = field(factory=set)
+    """Who was pinged at random in this round."""
     _sorted: list[Link] | None = None
     """The same, in the order of their ids; made anew when it is looked for."""
     _bustle: float = 0.0
@@ -236,6 +238,7 @@ class Detector:
         if body.question is not Question.OTHER or body.other is None:
             findings: list[Finding] = [self._pong(sender[0], PongBody(body.serial))]
             if body.other in self._members:
+                # No ping: who does not hear us may only be slow to read what we say.
                 findings.append(self._control(inbox(body.other[0]), Kind.BEAT, b""))
             return findings
         if body.other not in self._members:
@@ -338,7 +341,14 @@ class Detector:
         keys = self._unchecked()
         if not keys or self._is_crowd(now):
             return []
-        key = keys[int(self._chance() * len(keys))]
+        # Each once before anybody again, so no two are without a ping for long.
+        self._had_turn.intersection_update(self._members)
+        left = [key for key in keys if key not in self._had_turn]
+        if not left:
+            self._had_turn.clear()
+            left = keys
+        key = left[int(self._chance() * len(left))]
+        self._had_turn.add(key)
         return self._begin_check(key, Step.PINGED, self._config.ping_timeout, now)
 
     def _next_ping(self) -> float:

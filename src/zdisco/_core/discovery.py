@@ -17,8 +17,10 @@ connects later, so it arrives with every proxy gone.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from typing import TypeAlias
 from uuid import UUID
 
@@ -77,6 +79,9 @@ Deadline: TypeAlias = tuple[Alarm, Endpoint]
 
 EVERYBODY: Endpoint = ""
 
+_FORMER = 16
+"""Former endpoints of ours that are remembered."""
+
 
 @define(eq=False)
 class Discovery:
@@ -104,6 +109,8 @@ class Discovery:
     _wrongly_said: int = field(default=0, init=False)
     """The highest incarnation in what others announced in our name."""
     _refuted_at: float = field(default=float("-inf"), init=False)
+    _endpoints: deque[Endpoint] = field(factory=partial(deque, maxlen=_FORMER), init=False)
+    """Where we were before; what we announced then may still come back."""
 
     def __attrs_post_init__(self) -> None:
         self.roster = Roster(self.me.info.id, self.me.session, self.config, self.jitter)
@@ -319,6 +326,24 @@ class Discovery:
         self.me = me
         return [self._direct_announce(ALL), *self._announce_to_all()]
 
+    def moved(self, endpoint: Endpoint, now: float) -> list[Output]:
+        """Our host has another address, and our data channel listens at ``endpoint`` now.
+
+        All connections are made anew, `proxySub` by the caller: the former ones are dead without
+        knowing it. Each proxy that welcomes us again is told where we are now.
+        """
+        mine = self.me.info
+        if self.stage is not Stage.STARTED:
+            return []
+        if endpoint != mine.endpoint:
+            self._endpoints.append(mine.endpoint)
+            self.me = evolve(self.me, info=evolve(mine, endpoint=endpoint, revision=mine.revision + 1))
+        outputs = self.roster.moved(now)
+        for proxy in self._relays:
+            # With the next welcome `proxyPub` follows, too.
+            outputs += [*self.relay_down(proxy, now), *self.proxy_down(proxy, now)]
+        return outputs
+
     def _direct_announce(self, topic: bytes) -> SendData:
         return SendData(control_frame(topic, Kind.ANNOUNCE, self.me.info.id, self.me.session, encode(self.me)))
 
@@ -403,7 +428,8 @@ class Discovery:
     def _may_be_ours(self, info: PeerInfo) -> bool:
         """Whether we may have made this announce, now or earlier. Our session is no secret."""
         mine = self.me.info
-        return info.endpoint == mine.endpoint and (info.incarnation, info.revision) <= (mine.incarnation, mine.revision)
+        was_ours = info.endpoint == mine.endpoint or info.endpoint in self._endpoints
+        return was_ours and (info.incarnation, info.revision) <= (mine.incarnation, mine.revision)
 
     def _arm_beacon(self, now: float) -> None:
         spread = self.config.beacon_jitter * (2 * self.jitter() - 1)

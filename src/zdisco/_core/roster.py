@@ -243,6 +243,16 @@ class Roster:
         self._is_leaving = True
         self.detector.close()
 
+    def moved(self, now: float) -> list[Output]:
+        """Our host has another address: no connection that was made from, or to, the former one can be alive."""
+        outputs: list[Output] = []
+        endpoints = {link.endpoint: None for link in self._links if not self._links.is_draining(link.endpoint)}
+        for endpoint in endpoints:
+            outputs += self._broke(self._links.at(endpoint), now)
+            if not self._links.is_draining(endpoint):
+                outputs.append(RevivePeer(endpoint))
+        return outputs
+
     # Hints: what comes through a proxy
 
     def is_tombstoned(self, announce: Announce) -> bool:
@@ -326,8 +336,10 @@ class Roster:
             return []
         outputs: list[Output] = []
         if endpoint != link.endpoint:
-            if link.down_since is None:
-                return [Dropped(Drop.MOVED_ENDPOINT, f"{new.info.id} to {endpoint}")]
+            if link.down_since is None and not self.detector.is_silent(link.key):
+                # Its host may have got another address, which ends no connection. So it is pinged; it announces again.
+                moved = Dropped(Drop.MOVED_ENDPOINT, f"{new.info.id} to {endpoint}")
+                return [moved, *self._follow(self.detector.told(link.key, now), now)]
             if len(self._links.at(endpoint)) >= self.config.max_links_per_id:
                 return [Dropped(Drop.TABLE_FULL, endpoint)]
             outputs += self._move(link, endpoint, now)
@@ -345,11 +357,14 @@ class Roster:
         return outputs
 
     def _move(self, link: Link, endpoint: Endpoint, now: float) -> list[Output]:
-        """Follow a peer whose link is down to another endpoint."""
+        """Follow a peer whose link is down, or silent, to another endpoint."""
+        outputs = self._broke([link], now)
+        if link.is_given_up:
+            return outputs
         self._timers.cancel((Alarm.PROBE, link.key))
         self._timers.cancel((Alarm.ZOMBIE, link.key))
         was = link.endpoint
-        outputs = self._join_connection(link, endpoint, now)
+        outputs += self._join_connection(link, endpoint, now)
         self._links.move(link, endpoint)
         return self._disconnect_from(was) + outputs + self._send_link(link, now)
 

@@ -29,7 +29,7 @@ from .._core.actions import Drop
 from .._core.config import PeerConfig
 from .._core.endpoints import parse
 from .._core.envelope import MAGIC, inbox_owner
-from .._core.errors import ClosedError, InvalidEndpoint
+from .._core.errors import BindError, ClosedError, InvalidEndpoint
 from .._core.model import Endpoint, Overflow, Probe
 from .._core.wire import ANNOUNCE, FAREWELL, WELCOME
 from .._loops import Arrival, asyncio_loop, current_time
@@ -38,7 +38,7 @@ from .._turns import Turns
 from .accepted import Accepted
 from .monitor import Handshakes, Monitor, MonitorEvent, SocketEvent
 from .options import data_pub, data_send_hwm, data_sub, milliseconds, proxy_pub, proxy_sub
-from .sockets import BATCH, Socket, ZmqContext, ZmqSocket, bind, connect, disconnect, source_fd
+from .sockets import BATCH, Socket, ZmqContext, ZmqSocket, bind, connect, disconnect, source_fd, unbind
 
 _ENDED = SocketEvent.DISCONNECTED | SocketEvent.CLOSED
 _TRYING = SocketEvent.CONNECT_RETRIED | SocketEvent.CONNECT_DELAYED | SocketEvent.CONNECTED
@@ -170,8 +170,7 @@ class ZmqProxyChannel(ProxyChannel):
                 return
             if self._silent:
                 self._silent = False
-                disconnect(self._sub.socket.zmq, self.endpoint)
-                connect(self._sub.socket.zmq, self.endpoint)
+                self.reconnect()
 
     async def _read_pub(self) -> None:
         socket = self._pub.socket
@@ -212,6 +211,13 @@ class ZmqProxyChannel(ProxyChannel):
         # We may have read what the reader waits for.
         socket.wake()
 
+    def reconnect(self) -> None:
+        """Connect `proxySub` anew; nobody is told that the former connection ended."""
+        socket = self._sub.socket
+        if not socket.closed:
+            disconnect(socket.zmq, self.endpoint)
+            connect(socket.zmq, self.endpoint)
+
     def send(self, frame: bytes) -> None:
         """Publish one discovery message through `proxyPub`; libzmq drops it while nobody subscribed."""
         socket = self._pub.socket
@@ -226,6 +232,12 @@ class ZmqProxyChannel(ProxyChannel):
         self._sub.close(0)
         self._pub.close(milliseconds(self._config.linger))
         self._ended.set()
+
+
+def bindable(host: str, port: int = 0) -> Endpoint:
+    """What to bind to for a host and a port; 0 is any."""
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"tcp://{bracketed}:{port or '*'}"
 
 
 def _tell_link(listener: DataListener, event: MonitorEvent) -> None:
@@ -266,7 +278,7 @@ class _Drain:
 
 
 class _Reader(Lead):
-    """Reads `dataSub`: in a task of its own, or in that of a user who waits for a message, which need not be woken then.
+    """Reads `dataSub`: in a task of its own, or in that of a user who waits for a message, and is not woken then.
 
     Rule: only one of them reads at a time. When the user goes, for whatever reason, the task goes on.
     """
@@ -364,8 +376,7 @@ class ZmqDataChannel(DataChannel):
             self.lead = self._reader
         self._pub = _Watched(data_pub(context, config), "dataPub")
         try:
-            self.endpoint = bind(self._pub.socket.zmq, bind_endpoint)
-            self._accepted = Accepted(parse(self.endpoint).port)
+            self._bind(bind_endpoint)
             self._sub = _Watched(data_sub(context, config), "dataSub")
         except BaseException:
             self._pub.close(0)
@@ -537,6 +548,27 @@ class ZmqDataChannel(DataChannel):
                     self._listener.observed(event)
                     if has_failed:
                         self._listener.dropped(Drop.FAILED_HANDSHAKE, self._pub.socket.name)
+
+    def _bind(self, endpoint: Endpoint) -> None:
+        self.endpoint = bind(self._pub.socket.zmq, endpoint)
+        self._accepted = Accepted(parse(self.endpoint).port)
+
+    def rebind(self, host: str) -> None:
+        """Let `dataPub` listen at another address of this machine, at the same port if that is free there.
+
+        Raises:
+            BindError: If the address cannot be bound; then nothing has changed.
+            ClosedError: If the channel is closed.
+        """
+        if self._pub.socket.closed:
+            raise ClosedError(self._pub.socket.name)
+        was = self.endpoint
+        try:
+            self._bind(bindable(host, parse(was).port))
+        except BindError:
+            self._bind(bindable(host))
+        # Ends what came in there, too.
+        unbind(self._pub.socket.zmq, was)
 
     def connect(self, endpoint: Endpoint) -> None:
         """Connect `dataSub`; nothing happens if it is connected there already."""

@@ -21,7 +21,7 @@ from .._core.config import PeerConfig
 from .._core.endpoints import TcpEndpoint, numeric, parse
 from .._core.errors import BindError, InvalidEndpoint
 from .._core.model import Endpoint
-from .channels import ZmqDataChannel, ZmqProxyChannel
+from .channels import ZmqDataChannel, ZmqProxyChannel, bindable
 from .sockets import new_context, terminate
 
 logger = logging.getLogger("zdisco")
@@ -41,14 +41,17 @@ class ZmqNetwork(Network):
         _check_descriptors(config.expected_peers)
         self._context = new_context()
 
-    async def data_channel(self, host: str | None, port: int, proxies: Sequence[Endpoint]) -> DataChannel:
-        if host is None:
-            host = await local_address_towards(proxies)
-        bracketed = f"[{host}]" if ":" in host else host
-        return ZmqDataChannel(self._context, f"tcp://{bracketed}:{port or '*'}", self._config)
+    async def data_channel(self, host: str, port: int) -> DataChannel:
+        return ZmqDataChannel(self._context, bindable(host, port), self._config)
 
     def proxy_channel(self, endpoint: Endpoint) -> ProxyChannel:
         return ZmqProxyChannel(self._context, endpoint, self._config)
+
+    async def local_address(self, proxies: Sequence[Endpoint]) -> str:
+        return await local_address_towards(proxies)
+
+    def has_address(self, host: str) -> bool:
+        return has_address(host)
 
     async def resolve(self, endpoint: Endpoint) -> Endpoint | None:
         target = parse(endpoint)
@@ -134,3 +137,13 @@ def route_to(host: str) -> str | None:
         except OSError:
             return None
         return str(datagram.getsockname()[0])
+
+
+def has_address(host: str) -> bool:
+    """Whether a numeric host is an address of this machine now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+        try:
+            datagram.bind((host, 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+        return True

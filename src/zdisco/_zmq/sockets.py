@@ -483,6 +483,12 @@ def bind(socket: ZmqSocket, endpoint: Endpoint) -> Endpoint:
     return str(socket.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")
 
 
+def unbind(socket: ZmqSocket, endpoint: Endpoint) -> None:
+    """Listen there no more, and end the connections that came in there."""
+    with suppress(zmq.ZMQError):
+        socket.unbind(endpoint)
+
+
 def connect(socket: ZmqSocket, endpoint: Endpoint) -> None:
     """Start to connect.
 
