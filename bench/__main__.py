@@ -2,6 +2,9 @@
 
 python -m bench                                everything
 python -m bench presence                       only joins, departures, and peers that rest
+python -m bench failures                       only what is told of failures, beside Serf and Pyre
+python -m bench soak                           only peers on a busy processor, for five minutes
+python -m bench churn                          only what is left of 5,000 that came and went
 python -m bench data --quick                   only data, in some minutes
 python -m bench data --quick 256B asyncio      only this measure and program, in seconds
 """
@@ -25,7 +28,7 @@ from attrs import frozen
 
 from zdisco import Peer
 
-from . import data, idle, plain
+from . import churn, data, failures, idle, plain, soak
 from .cells import STACKS
 from .figures import percentile
 from .member import Member
@@ -35,13 +38,12 @@ JOINS = 200
 KILLS = 20
 STOPS = 20
 OTHERS = 7
+ROUNDS = 3
 
 
 def told(resident: Member, id: str) -> float:
     """When the resident told that this peer joined."""
-    while (fact := resident.next("joined"))["is"] != id:
-        pass
-    return float(fact["at"])
+    return float(resident.next("joined", about=id)["at"])
 
 
 async def join(proxy: str, resident: Member) -> float:
@@ -91,7 +93,7 @@ def measure_kills() -> Row:
         began = time.monotonic()
         victim.process.kill()
         theirs.append(watcher.ended() - began)
-        ours.append(max(other.next("gone")["at"] for other in others) - began)
+        ours.append(max(other.next("gone REFUSED")["at"] for other in others) - began)
     return Row("asyncio", ours, theirs)
 
 
@@ -127,7 +129,9 @@ class Order:
 
     plan: data.Plan
     only: str
-    """What else is not measured: ``data`` or ``presence``; empty: everything is."""
+    """The one thing that is measured; empty: everything is."""
+    rounds: int
+    """How often failures are measured."""
 
 
 def read(arguments: Sequence[str] | None = None) -> Order:
@@ -141,20 +145,30 @@ def read(arguments: Sequence[str] | None = None) -> Order:
     names = [measure.key for measure in data.MEASURES] + [repr(stack.name) for stack in STACKS]
     only.add_argument("filters", nargs="*", help=f"only these measures and programs: {', '.join(names)}")
     commands.add_parser("presence", help="only joins, departures and what it costs to be there")
+    commands.add_parser("soak", help="only what peers on a busy processor tell of each other")
+    commands.add_parser("churn", help="only what is left in a peer of thousands that came and went")
+    of_failures = commands.add_parser("failures", help="only what is told of failures, and when")
+    of_failures.add_argument("--rounds", type=int, default=ROUNDS, help="so many rounds")
     given = parser.parse_args(arguments)
     try:
-        plan = data.Plan.of(given.filters, quick=given.quick, rounds=given.rounds)
+        plan = data.Plan.of(given.filters, quick=given.quick, rounds=given.rounds if given.what == "data" else None)
     except ValueError as error:
         only.error(str(error))
-    return Order(plan, given.what or "")
+    return Order(plan, given.what or "", given.rounds if given.what == "failures" else ROUNDS)
 
 
 def main() -> None:
     order = read()
     print(f"Python {platform.python_version()}, {versions()}")
-    if order.only != "data":
+    if order.only in ("", "presence"):
         measure_presence()
-    if order.only != "presence":
+    if order.only in ("", "failures"):
+        failures.measure(order.rounds)
+    if order.only in ("", "soak"):
+        soak.measure()
+    if order.only in ("", "churn"):
+        churn.measure()
+    if order.only in ("", "data"):
         data.main(order.plan)
 
 

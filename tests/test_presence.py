@@ -49,23 +49,6 @@ async def test_each_of_eight_finds_a_stopped_one_suspect_and_it_recovers(proxy: 
 
 
 @ON_ASYNCIO
-async def test_who_is_stopped_for_long_is_gone_once_and_joins_again_by_itself(proxy: Proxy) -> None:
-    async with children(proxy.endpoint, *of_all_loops(4)) as (victim, *others):
-        with anyio.fail_after(LIMIT):
-            for child in (victim, *others):
-                await child.wait_for("PeerJoined", 3)
-            victim.signal(signal.SIGSTOP)
-            for child in others:
-                await child.wait_for("PeerGone", name="p0")
-            victim.signal(signal.SIGCONT)
-            for child in others:
-                await child.wait_for("PeerJoined", 2, name="p0")
-        for child in others:
-            assert told(child, "p0") == ["PeerJoined", "PeerSuspected", "PeerGone", "PeerJoined"]
-            assert [fact["cause"] for fact in child.told("PeerGone")] == ["UNREACHABLE"]
-
-
-@ON_ASYNCIO
 async def test_a_child_that_keeps_the_sockets_of_a_dead_process_open_does_not_hide_its_death(proxy: Proxy) -> None:
     config = PeerConfig(suspect_timeout=1.0)
     async with children(proxy.endpoint, ("--name", "parent")) as (child,), Peer(proxy.endpoint, config=config) as peer:

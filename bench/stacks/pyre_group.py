@@ -1,7 +1,7 @@
 """Pyre, the Python edition of Zyre: shouts in a group.
 
 Rule: nothing leaves the machine. Pyre beacons on the first interface that is not the loopback
-one, and binds to all; here it is told otherwise, see `_stay_on_loopback`.
+one, and binds to all; here it is told otherwise, see `stay_on_loopback`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _node(setting: Setting, others: int) -> Any:
     """A node that knows all the others to be in the group."""
     import pyre
 
-    _stay_on_loopback()
+    stay_on_loopback()
     node = pyre.Pyre()
     node.set_port(str(setting.beacon_port).encode())
     node.join(GROUP)
@@ -98,7 +98,7 @@ def _receive(node: Any) -> Callable[[], bytes]:
     return receive
 
 
-def _stay_on_loopback() -> None:
+def stay_on_loopback() -> None:
     """Beacon to the broadcast address of the loopback network, and bind to 127.0.0.1."""
     from pyre.zbeacon import ZBeacon
 

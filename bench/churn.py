@@ -1,0 +1,90 @@
+"""What is left in a peer that saw thousands of others come and go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import anyio
+
+from zdisco import Peer
+
+from .member import Member, Teller
+
+CYCLES = 5_000
+AT_ONCE = 4
+GROWTH = 0.02
+"""The bound: KiB for each cycle of the second half."""
+_PAUSE = 0.2
+"""Seconds in which what the last ones left behind is cleared away."""
+
+
+def measure(cycles: int = CYCLES) -> None:
+    """Let so many processes join and leave one peer, every other one by ``kill -9``, and print what that one keeps."""
+    with Member("proxy") as proxy, Member("peer", proxy.endpoint) as resident:
+        began, sizes = time.monotonic(), [_size(resident)]
+        for half in (cycles // 2, cycles - cycles // 2):
+            with Teller([sys.executable, "-m", "bench.churn", proxy.endpoint, str(half)]):
+                for _ in range(half):
+                    resident.next("gone FAREWELL", "gone REFUSED")
+            time.sleep(_PAUSE)
+            sizes.append(_size(resident))
+        seconds = time.monotonic() - began
+        told = [fact["what"] for fact in resident.facts]
+    start, middle, end = sizes
+    growth = (end["bytes"] - middle["bytes"]) / 1024 / (cycles - cycles // 2)
+    print(f"\nOne peer that saw {cycles:,} others join and leave, half of them killed, in {seconds:,.0f} s")
+    print(f"told joined {told.count('joined'):,}, left {told.count('gone FAREWELL'):,}, ", end="")
+    print(f"killed {told.count('gone REFUSED'):,}, suspected {told.count('suspected'):,}")
+    print("KiB resident: " + ", ".join(f"{size['bytes'] / 1024:,.0f}" for size in sizes) + " (start, half, end)")
+    print(f"{growth:.3f} KiB for each of the second half; <= {GROWTH}: {'ok' if growth <= GROWTH else 'MISSED'}")
+    for what in ("descriptors", "tasks"):
+        verdict = "ok" if end[what] <= start[what] else "MISSED"
+        print(f"{what}: {start[what]} at the start, {end[what]} at the end: {verdict}")
+
+
+def _size(resident: Member) -> dict[str, Any]:
+    resident.order("size")
+    size: dict[str, Any] = resident.next("size")["is"]
+    return size
+
+
+def _come_and_go(proxy: str, cycles: int) -> None:
+    """Fork so many peers, some at a time; each says when it has joined, and is killed or leaves."""
+    running: dict[int, int] = {}
+    for number in range(cycles):
+        while len(running) >= AT_ONCE:
+            _reap(running)
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            anyio.run(_live, proxy, writing, number % 2 == 0)
+            os._exit(0)
+        os.close(writing)
+        running[pid] = reading
+        if number % 2 == 0:
+            os.read(reading, 1)
+            os.kill(pid, signal.SIGKILL)
+    while running:
+        _reap(running)
+
+
+def _reap(running: dict[int, int]) -> None:
+    pid, _ = os.wait()
+    os.close(running.pop(pid))
+
+
+async def _live(proxy: str, writing: int, is_killed: bool) -> None:
+    async with Peer(proxy) as peer:
+        await peer.wait_for(1)
+        os.write(writing, b"j")
+        if is_killed:
+            await anyio.sleep_forever()
+
+
+if __name__ == "__main__":
+    _come_and_go(sys.argv[1], int(sys.argv[2]))
