@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import Any
+from uuid import UUID
 
 import anyio
 
 from zdisco import Peer
 
-from .member import Member, Teller
+from .member import Member
 
 CYCLES = 5_000
 AT_ONCE = 4
 GROWTH = 0.02
 """The bound: KiB for each cycle of the second half."""
-_PAUSE = 0.2
+_PAUSE = 2.0
 """Seconds in which what the last ones left behind is cleared away."""
 
 
@@ -27,9 +29,7 @@ def measure(cycles: int = CYCLES) -> None:
     with Member("proxy") as proxy, Member("peer", proxy.endpoint) as resident:
         began, sizes = time.monotonic(), [_size(resident)]
         for half in (cycles // 2, cycles - cycles // 2):
-            with Teller([sys.executable, "-m", "bench.churn", proxy.endpoint, str(half)]):
-                for _ in range(half):
-                    resident.next("gone FAREWELL", "gone REFUSED")
+            subprocess.run([sys.executable, "-m", "bench.churn", proxy.endpoint, resident.id, str(half)], check=True)
             time.sleep(_PAUSE)
             sizes.append(_size(resident))
         seconds = time.monotonic() - began
@@ -52,7 +52,7 @@ def _size(resident: Member) -> dict[str, Any]:
     return size
 
 
-def _come_and_go(proxy: str, cycles: int) -> None:
+def _come_and_go(proxy: str, resident: UUID, cycles: int) -> None:
     """Fork so many peers, some at a time; each says when it has joined, and is killed or leaves."""
     running: dict[int, int] = {}
     for number in range(cycles):
@@ -62,7 +62,7 @@ def _come_and_go(proxy: str, cycles: int) -> None:
         pid = os.fork()
         if pid == 0:
             os.close(reading)
-            anyio.run(_live, proxy, writing, number % 2 == 0)
+            anyio.run(_live, proxy, resident, writing, number % 2 == 0)
             os._exit(0)
         os.close(writing)
         running[pid] = reading
@@ -78,13 +78,13 @@ def _reap(running: dict[int, int]) -> None:
     os.close(running.pop(pid))
 
 
-async def _live(proxy: str, writing: int, is_killed: bool) -> None:
+async def _live(proxy: str, resident: UUID, writing: int, is_killed: bool) -> None:
     async with Peer(proxy) as peer:
-        await peer.wait_for(1)
+        await peer.wait_for(lambda joined: resident in joined)
         os.write(writing, b"j")
         if is_killed:
             await anyio.sleep_forever()
 
 
 if __name__ == "__main__":
-    _come_and_go(sys.argv[1], int(sys.argv[2]))
+    _come_and_go(sys.argv[1], UUID(sys.argv[2]), int(sys.argv[3]))

@@ -31,7 +31,7 @@ DOCS = Path(__file__).resolve().parent
 
 REASONS = {
     "announce_interval": "A proxy that is slow for longer is not flooded.",
-    "beacon_interval": "Only a safety net, for what the handshakes missed; at 30 s it costs next to nothing.",
+    "beacon_interval": "Only a safety net, for what the handshakes missed; it costs each peer less than its beats.",
     "announce_retry_min": "An echo on one machine takes 1 ms; an announce that met a connection which is just coming up"
     " is lost.",
     "welcome_retry_interval": "An answer from a publish endpoint takes milliseconds; a forged welcome should not delay"

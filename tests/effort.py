@@ -9,3 +9,8 @@ THOROUGH = os.environ.get("ZDISCO_TESTS") != "quick"
 
 ``ZDISCO_TESTS=quick`` is for who changes the code and runs the tests often.
 """
+LONG = os.environ.get("ZDISCO_TESTS") == "long"
+"""What takes minutes is done at its full length.
+
+``ZDISCO_TESTS=long`` is for who changes how links end and come back.
+"""

@@ -616,6 +616,7 @@ class FakePeer(Subscriber):
             self._tick()
         for what in stalled:
             what()
+        self._tick_at = None
         self._tick()
 
     @property
@@ -646,10 +647,11 @@ class FakePeer(Subscriber):
         at = self.core.deadline
         if at is not None and (self._tick_at is None or at < self._tick_at):
             self._tick_at = at
-            self.network.at(at, self._tick)
+            self.network.at(at, lambda: self._tick(at))
 
-    def _tick(self) -> None:
-        if not self.is_alive or self._stalled is not None:
+    def _tick(self, at: float | None = None) -> None:
+        # What was due earlier meanwhile has taken its place.
+        if not self.is_alive or self._stalled is not None or at != self._tick_at:
             return
         self._tick_at = None
         deadline = self.core.deadline

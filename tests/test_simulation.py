@@ -14,6 +14,7 @@ from attrs import define, evolve, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import LONG
 from simulation import WELL_KNOWN, FakePeer, FakeProxy, Network
 from zdisco._core.actions import Drop
 from zdisco._core.config import PeerConfig
@@ -277,6 +278,8 @@ class Chaos:
 
     network: Network
     proxy: FakeProxy
+    most: int = 6
+    """Peers that live at the same time."""
     random: Random = field(init=False)
     names: int = 0
     said_farewell: set[bytes] = field(factory=set)
@@ -310,7 +313,7 @@ class Chaos:
         return self.random.sample(alive, least) if len(alive) >= least else []
 
     def start(self) -> None:
-        if len(self.network.alive) < 6:
+        if len(self.network.alive) < self.most:
             self.names += 1
             self.network.peer(f"peer{self.names}", topics=[b"x"], open_after=self.random.choice([0.0, 0.0, 0.4]))
 
@@ -341,6 +344,15 @@ class Chaos:
     def cut_one_way(self) -> None:
         for one, other in [self.some(2)] if self.some(2) else []:
             self.network.cut_one_way(one, other, self.random.choice([0.0, 0.0, 6.5]))
+
+    def part(self) -> None:
+        """The network parts in two, in silence."""
+        some = self.some(self.random.randint(1, 5))
+        rest = [peer for peer in self.network.alive if peer not in some]
+        seconds = self.random.choice([1.0, 4.0, 20.0])
+        for one in some:
+            for other in rest:
+                self.network.hold(one, other, seconds)
 
     def stall(self) -> None:
         for peer in self.some():
@@ -392,6 +404,7 @@ class Chaos:
     def calm(self) -> None:
         self.network.loss = self.network.repeats = 0.0
         self.network.cut_off.clear()
+        self.network.held.clear()
         if not self.proxy.is_alive:
             self.proxy.restart()
 
@@ -450,6 +463,25 @@ def test_of_two_processes_with_one_id_the_later_gives_way_for_good(
     for peer in others:
         stays = [event for event in peer.events if isinstance(event, PeerJoined) and event.peer.id == id]
         assert 1 <= len(stays) <= 3
+
+
+PEERS, SECONDS = (50, 3600.0) if LONG else (12, 300.0)
+
+
+@pytest.mark.timeout(3600 if LONG else 120)
+@given(seed=SEEDS)
+@settings(max_examples=1, deadline=None)
+def test_many_peers_agree_after_a_long_time_in_which_everything_fails(seed: int) -> None:
+    network = Network(seed, loss=0.05, repeats=0.05, config=PeerConfig())
+    chaos = Chaos(network, network.proxy(), most=PEERS)
+    began = network.now
+    while network.now < began + SECONDS:
+        chaos.random.choice([chaos.step, chaos.start, chaos.start, chaos.part])()
+        network.run(chaos.random.choice([0.0, 1.0, 10.0]))
+    chaos.calm()
+    network.run(2 * BEACONS * max(1.0, PEERS / 8))
+    assert len(network.alive) > PEERS / 3
+    assert_agreement(network)
 
 
 @given(seed=SEEDS, is_named=st.booleans())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -324,10 +327,11 @@ DATA = COMMON | {zmq.TCP_MAXRT: 12_500, zmq.HEARTBEAT_IVL: 0, zmq.HEARTBEAT_TIME
 DISCOVERY = COMMON | {
     zmq.RCVHWM: 0,
     zmq.MAXMSGSIZE: 1 << 20,
-    zmq.HEARTBEAT_IVL: 7500,
-    zmq.HEARTBEAT_TIMEOUT: 21_500,
     zmq.TCP_MAXRT: 0,
 }
+TO_PROXY = DISCOVERY | {zmq.HEARTBEAT_IVL: 7500, zmq.HEARTBEAT_TIMEOUT: 21_500, zmq.HEARTBEAT_TTL: 21_500}
+# Those of the peers are enough for both.
+OF_PROXY = DISCOVERY | {zmq.HEARTBEAT_IVL: 0, zmq.BACKLOG: 4096}
 
 
 @pytest.mark.parametrize(
@@ -338,10 +342,10 @@ DISCOVERY = COMMON | {
             DATA | {zmq.SNDHWM: 12_345, zmq.RCVHWM: 0, zmq.MAXMSGSIZE: 1 << 16, zmq.BACKLOG: 4096, zmq.LINGER: 750},
         ),
         (options.data_sub, DATA | {zmq.SNDHWM: 0, zmq.RCVHWM: 678, zmq.MAXMSGSIZE: -1, zmq.LINGER: 0}),
-        (options.proxy_sub, DISCOVERY | {zmq.SNDHWM: 0, zmq.LINGER: 0, zmq.RECONNECT_STOP: 0}),
-        (options.proxy_pub, DISCOVERY | {zmq.SNDHWM: 12_345, zmq.LINGER: 750, zmq.RECONNECT_STOP: 1}),
-        (options.proxy_xpub, DISCOVERY | {zmq.SNDHWM: 12_345, zmq.LINGER: 750, zmq.BACKLOG: 4096}),
-        (options.proxy_xsub, DISCOVERY | {zmq.SNDHWM: 0, zmq.LINGER: 750, zmq.BACKLOG: 4096}),
+        (options.proxy_sub, TO_PROXY | {zmq.SNDHWM: 0, zmq.LINGER: 0, zmq.RECONNECT_STOP: 0}),
+        (options.proxy_pub, TO_PROXY | {zmq.SNDHWM: 12_345, zmq.LINGER: 750, zmq.RECONNECT_STOP: 1}),
+        (options.proxy_xpub, OF_PROXY | {zmq.SNDHWM: 12_345, zmq.LINGER: 750}),
+        (options.proxy_xsub, OF_PROXY | {zmq.SNDHWM: 0, zmq.LINGER: 750}),
     ],
 )
 async def test_options_are_set_as_designed(
@@ -352,6 +356,34 @@ async def test_options_are_set_as_designed(
         socket = make(context, UNUSUAL)
         assert {option: socket.getsockopt(option) for option in expected} == expected
         socket.close(0)
+
+
+HANGS = """
+import signal, sys, zmq
+from zdisco import PeerConfig
+from zdisco._zmq.options import proxy_sub
+sub = proxy_sub(zmq.Context(), PeerConfig(proxy_heartbeat=0.1, proxy_heartbeat_timeout=0.5))
+sub.setsockopt(zmq.SUBSCRIBE, b"t")
+sub.connect(sys.argv[1])
+signal.pause()
+"""
+
+
+async def test_a_proxy_ends_the_connection_of_a_peer_that_hangs() -> None:
+    async with open_context() as context:
+        xpub = Socket(options.proxy_xpub(context, CONFIG))
+        command = [sys.executable, "-c", HANGS, sockets.bind(xpub.zmq, "tcp://127.0.0.1:*")]
+        with subprocess.Popen(command) as peer:  # noqa: ASYNC220  a moment
+            try:
+                with anyio.fail_after(20):
+                    assert await xpub.receive() == b"\x01t"
+                    # Its heartbeats say for how long it may be silent, so one must have come.
+                    await anyio.sleep(1.0)
+                    peer.send_signal(signal.SIGSTOP)
+                    assert await xpub.receive() == b"\x00t"
+            finally:
+                peer.kill()
+        xpub.close(0)
 
 
 @pytest.mark.parametrize("make", [options.data_pub, options.proxy_pub, options.proxy_xpub])

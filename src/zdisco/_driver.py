@@ -104,7 +104,7 @@ class Driver:
         self.is_closed = False
         """Whether `close` was called: nothing changes any more."""
         self._alarm = anyio.Event()
-        self._sleeps_until = float("-inf")
+        self._sleep: anyio.CancelScope | None = None
         self._opens = False
         self._is_unmarked = False
         """Whether something was subscribed after the newest marker."""
@@ -157,10 +157,10 @@ class Driver:
             if self.core.deadline is not None and self.core.deadline <= now:
                 self.feed(self.core.tick(now))
             self._alarm = anyio.Event()
-            self._sleeps_until = float("inf") if self.core.deadline is None else self.core.deadline
-            with anyio.CancelScope(deadline=self._sleeps_until):
+            # Whoever changes the deadline moves that of the scope, which wakes nobody.
+            with anyio.CancelScope(deadline=self._deadline) as self._sleep:
                 await self._alarm.wait()
-            self._sleeps_until = float("-inf")
+            self._sleep = None
 
     async def _keep_home(self) -> None:
         while True:
@@ -253,13 +253,17 @@ class Driver:
     def feed(self, outputs: Sequence[Output]) -> None:
         """Do what the core asked for, and what is due at once."""
         self.perform(outputs)
-        deadline = self.core.deadline
-        if deadline is not None and deadline < self._sleeps_until:
+        if self._sleep is not None and (deadline := self._deadline) != self._sleep.deadline:
             now = current_time()
             if deadline <= now:
                 self.perform(self.core.tick(now))
-            self._alarm.set()
+                deadline = self._deadline
+            self._sleep.deadline = deadline
         self._notify()
+
+    @property
+    def _deadline(self) -> float:
+        return float("inf") if self.core.deadline is None else self.core.deadline
 
     def perform(self, outputs: Sequence[Output]) -> None:
         """Do what the core asked for."""

@@ -99,7 +99,8 @@ class PeerConfig:
     announce_interval: float = field(default=1.0, validator=_is_seconds)
     """... up to this."""
     beacon_interval: float = field(default=30.0, validator=_is_seconds)
-    """An announce is repeated this often as long as we live."""
+    """An announce is repeated this often as long as we live; with more than 8 peers more rarely, so that each is told
+    no more of them in all than among 8."""
     beacon_jitter: float = field(default=0.2, validator=_jitter)
     """The beacon comes after ``beacon_interval * (1 ± beacon_jitter)``, so that peers spread out."""
     discovery_timeout: float = field(default=10.0, validator=_is_seconds)
@@ -160,7 +161,7 @@ class PeerConfig:
     handshake_interval: float = field(default=2.0, validator=_is_seconds)
     """A ZMTP handshake that takes longer has failed."""
     proxy_heartbeat: float = field(default=5.0, validator=_is_seconds)
-    """ZMTP heartbeat on the proxy channel ..."""
+    """ZMTP heartbeat on the proxy channel, by the peer; its answers show it that the proxy is there, too ..."""
     proxy_heartbeat_timeout: float = field(default=15.0, validator=_is_seconds)
     """... and how long silence is borne there."""
     tcp_timeout: float = field(default=10.0, validator=_is_seconds)

@@ -39,12 +39,14 @@ from .timers import Timers
 
 _MOST = 4
 """Times that we wait longer than usual, at the most, where we or the peer were late before."""
-_BUSTLE = 8
+_BUSTLE = 16
 """New peers that make it one time more, likewise up to so many times."""
 _CALM = 0.985
 """What is left of them with each beat."""
 _CROWD = 24
 """New peers with which nobody is doubted: who makes hundreds of links at once may answer nothing else for a while."""
+_PACE = 1.15
+"""Beat intervals until we send a beat unasked: more than one, so that the beat of the one before us comes first."""
 _CROWD_LASTS = 120.0
 """Seconds after which peers are doubted again, however many come: anybody can announce new ones without end. There is
 no other crowd before all of them are forgotten."""
@@ -144,6 +146,7 @@ class Detector:
     _checks: dict[LinkKey, _Check] = field(factory=dict)
     _errands: dict[int, _Errand] = field(factory=dict)
     _serial: int = 0
+    _beaten_at: float = float("-inf")
     _lateness: int = 0
     """One more for each late beat of ours, one less for each that was not."""
     _members: dict[LinkKey, Link] = field(factory=dict)
@@ -152,6 +155,8 @@ class Detector:
     """Who was pinged at random in this round."""
     _sorted: list[Link] | None = None
     """The same, in the order of their ids; made anew when it is looked for."""
+    _is_due: float = 0.0
+    """When the next beat of ours is."""
     _bustle: float = 0.0
     """How many were announced of late that are new to us."""
     _crowd_since: float | None = None
@@ -203,7 +208,7 @@ class Detector:
     def verified(self, now: float) -> None:
         """A link was verified: there may be somebody to send beats to."""
         if self._members and not self._timers.is_armed(self._mine(Alarm.BEAT)):
-            self._timers.arm(self._mine(Alarm.BEAT), now + self._config.beat_interval * self._chance())
+            self._arm_beat(now + self._config.beat_interval * self._chance())
             self._timers.arm(self._mine(Alarm.PING), now + self._next_ping())
 
     def close(self) -> None:
@@ -226,7 +231,31 @@ class Detector:
             findings.append(self._ping_again(key, check, now))
         if self._errands:
             findings += self._report([serial for serial, errand in self._errands.items() if errand.target == key])
+        if key == self._watched:
+            findings += self._keep_step(key, now)
         return findings
+
+    def _keep_step(self, key: LinkKey, now: float) -> list[Finding]:
+        """The one before us has beaten, so do we: then a beat that comes in and one that goes out wake us only once."""
+        if (link := self._members.get(key)) is not None:
+            # So it wakes us only when nothing is heard.
+            self._timers.arm(self._mine(Alarm.WATCH), now + self._patience(self._config.beat_timeout, link, now))
+        if now - self._beaten_at < self._config.beat_interval / 2:
+            self._arm_beat(now + _PACE * self._config.beat_interval)
+            return []
+        self._note_lateness(now)
+        return self._beat(now)
+
+    def _arm_beat(self, at: float) -> None:
+        self._is_due = at
+        self._timers.arm(self._mine(Alarm.BEAT), at)
+
+    def _note_lateness(self, now: float) -> None:
+        is_late = now - self._is_due > self._config.beat_interval / 2
+        self._lateness = min(self._lateness + 1, _MOST) if is_late else max(self._lateness - 1, 0)
+        self._bustle *= _CALM
+        if self._bustle < 1:
+            self._crowd_since = None
 
     def _ping_again(self, key: LinkKey, check: _Check, now: float) -> SendData:
         check.serial, check.pinged_at = self._next_serial(), now
@@ -288,10 +317,7 @@ class Detector:
             # We did not run when it was due, so first read what waits, see `Roster.tick`.
             is_late = now - at > self._config.beat_interval / 2
             if alarm is Alarm.BEAT:
-                self._lateness = min(self._lateness + 1, _MOST) if is_late else max(self._lateness - 1, 0)
-                self._bustle *= _CALM
-                if self._bustle < 1:
-                    self._crowd_since = None
+                self._note_lateness(now)
             elif is_late and self._timers.put_off((alarm, key), now + self._config.ping_timeout):
                 continue
             findings += self._due(alarm, key, now)
@@ -312,7 +338,8 @@ class Detector:
 
     def _beat(self, now: float) -> list[Finding]:
         ring = self._ring
-        self._timers.arm(self._mine(Alarm.BEAT), now + self._config.beat_interval)
+        self._beaten_at = now
+        self._arm_beat(now + _PACE * self._config.beat_interval)
         at = bisect_left(ring, self._me[0].int, key=_order)
         if ring[at - 1].key != self._watched:
             self._watched, self._watched_since = ring[at - 1].key, now

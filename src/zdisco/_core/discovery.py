@@ -79,6 +79,8 @@ Deadline: TypeAlias = tuple[Alarm, Endpoint]
 
 EVERYBODY: Endpoint = ""
 
+_FEW = 8
+"""With more peers than these beacons are rarer, so that nobody gets more of them than among these."""
 _FORMER = 16
 """Former endpoints of ours that are remembered."""
 
@@ -433,7 +435,9 @@ class Discovery:
 
     def _arm_beacon(self, now: float) -> None:
         spread = self.config.beacon_jitter * (2 * self.jitter() - 1)
-        self._timers.arm((Alarm.BEACON, EVERYBODY), now + self.config.beacon_interval * (1 + spread))
+        # Each beacon goes to all, so what everybody has to read would grow with their number.
+        pace = max(1.0, len(self.roster) / _FEW)
+        self._timers.arm((Alarm.BEACON, EVERYBODY), now + self.config.beacon_interval * pace * (1 + spread))
 
     def _refute(self, incarnation: int, now: float) -> list[Output]:
         """Say that what was said about us is wrong; at most once in an announce interval."""

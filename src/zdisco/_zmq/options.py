@@ -12,6 +12,8 @@ MAX_DISCOVERY_MESSAGE = 1 << 20
 """Bytes; libzmq ends the connection of whoever sends more on a discovery socket."""
 MAX_SUBSCRIPTION = 1 << 16
 """Bytes; libzmq ends the connection of whoever sends more to `dataPub`, before it makes room for it."""
+_LONGEST_TTL = 6_553_500
+"""Milliseconds; on the wire it is tenths of seconds in 16 bits (ZMTP 3.1)."""
 BACKLOG = 4096
 """With libzmq's 100 it costs a second when many peers connect at once."""
 
@@ -84,15 +86,23 @@ def _discovery(context: ZmqContext, kind: int, config: PeerConfig) -> ZmqSocket:
     options: dict[int, int] = {
         zmq.RCVHWM: 0,  # heartbeats need it
         zmq.MAXMSGSIZE: MAX_DISCOVERY_MESSAGE,
-        zmq.HEARTBEAT_IVL: milliseconds(config.proxy_heartbeat),
-        zmq.HEARTBEAT_TIMEOUT: milliseconds(config.proxy_heartbeat_timeout),
     }
     return _with(_common(context, kind, config), options)
 
 
+def _heartbeats(config: PeerConfig) -> dict[int, int]:
+    """Those of a peer serve both ends: it tells the proxy for how long it may be silent."""
+    timeout = milliseconds(config.proxy_heartbeat_timeout)
+    return {
+        zmq.HEARTBEAT_IVL: milliseconds(config.proxy_heartbeat),
+        zmq.HEARTBEAT_TIMEOUT: timeout,
+        zmq.HEARTBEAT_TTL: min(timeout, _LONGEST_TTL),
+    }
+
+
 def proxy_sub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
     """Make the SUB that a peer connects to a proxy's well-known endpoint."""
-    return _with(_discovery(context, zmq.SUB, config), {zmq.SNDHWM: 0, zmq.LINGER: 0})
+    return _with(_discovery(context, zmq.SUB, config), {zmq.SNDHWM: 0, zmq.LINGER: 0, **_heartbeats(config)})
 
 
 def proxy_pub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
@@ -101,6 +111,7 @@ def proxy_pub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
         zmq.XPUB_VERBOSER: 1,
         zmq.SNDHWM: config.send_hwm,
         zmq.RECONNECT_STOP: int(ReconnectStop.CONN_REFUSED),
+        **_heartbeats(config),
     }
     return _with(_discovery(context, zmq.XPUB, config), options)
 
