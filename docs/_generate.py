@@ -94,8 +94,8 @@ REASONS = {
     "expected_peers": "Tens of peers are what a full mesh is for.",
     "max_peers": "More than a full mesh of connections can carry anyway.",
     "max_links_per_id": "One that dies, one that replaces it, and two to spare; a liar gets no more.",
-    "max_tombstones": "As many as there may be peers.",
-    "max_strangers": "As many as there may be peers.",
+    "max_tombstones": "More than leave while an old announce may still be on its way; what is never forgotten would grow.",
+    "max_strangers": "More than connect before their announces come; the same.",
     "max_topics": "A topic per entity is common; a topic per message is a mistake that must not eat the memory.",
     "max_probes": "Descriptors are scarce when many peers die at once.",
 }

@@ -208,10 +208,10 @@ class PeerConfig:
     """Links in the roster."""
     max_links_per_id: int = field(default=4, validator=_is_count)
     """Links that may claim one id, and links that may claim one endpoint."""
-    max_tombstones: int = field(default=4_096, validator=_is_count)
+    max_tombstones: int = field(default=1_024, validator=_is_count)
     """Peers that left and that no late announce may revive. Also bounds what is kept of connections that ended, two
     entries for each link that was ever up: by its peer and by its endpoint."""
-    max_strangers: int = field(default=4_096, validator=_is_count)
+    max_strangers: int = field(default=1_024, validator=_is_count)
     """Subscribers whose announce we have not had. Also bounds the markers that are kept of peers without a link."""
     max_welcomes: int = field(default=8, validator=_is_count)
     """Publish endpoints of one proxy that are tried in turn."""

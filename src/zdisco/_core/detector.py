@@ -37,6 +37,8 @@ from .links import Links
 from .model import LinkState, PeerId
 from .timers import Timers
 
+_PACE = 1.15
+"""Beat intervals until we send a beat unasked: more than one, so that the beat of the one before us comes first."""
 _MOST = 4
 """Times that we wait longer than usual, at the most, where we or the peer were late before."""
 _BUSTLE = 16
@@ -45,8 +47,6 @@ _CALM = 0.985
 """What is left of them with each beat."""
 _CROWD = 24
 """New peers with which nobody is doubted: who makes hundreds of links at once may answer nothing else for a while."""
-_PACE = 1.15
-"""Beat intervals until we send a beat unasked: more than one, so that the beat of the one before us comes first."""
 _CROWD_LASTS = 120.0
 """Seconds after which peers are doubted again, however many come: anybody can announce new ones without end. There is
 no other crowd before all of them are forgotten."""
