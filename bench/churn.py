@@ -20,6 +20,7 @@ CYCLES = 5_000
 AT_ONCE = 4
 GROWTH = 0.02
 """The bound: KiB for each cycle of the second half."""
+_LIMIT = 30.0
 _PAUSE = 2.0
 """Seconds in which what the last ones left behind is cleared away."""
 
@@ -80,7 +81,8 @@ def _reap(running: dict[int, int]) -> None:
 
 async def _live(proxy: str, resident: UUID, writing: int, is_killed: bool) -> None:
     async with Peer(proxy) as peer:
-        await peer.wait_for(lambda joined: resident in joined)
+        # Whatever happens, the others must not wait for it.
+        await peer.wait_for(lambda joined: resident in joined, timeout=_LIMIT)
         os.write(writing, b"j")
         if is_killed:
             await anyio.sleep_forever()

@@ -742,3 +742,12 @@ def test_who_leaves_moves_no_more() -> None:
     made.leave(1.0)
     assert made.moved(THERE, 1.1) == []
     assert made.info.endpoint == HERE
+
+
+@pytest.mark.parametrize(("peers", "pace"), [(0, 1.0), (8, 1.0), (16, 2.0), (32, 4.0), (1000, 4.0)])
+def test_with_many_peers_beacons_are_rarer(peers: int, pace: float) -> None:
+    made = core()
+    made.roster._joined.update({UUID(int=number): announce().info for number in range(peers)})
+    found(made)
+    at = made.deadline
+    assert at == made.config.beacon_interval * pace

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Sequence
 
 import anyio
@@ -13,7 +15,7 @@ from zdisco import BindError, Peer, PeerConfig
 from zdisco._channels import DataChannel, Network
 from zdisco._core.model import Endpoint
 from zdisco._home import Home
-from zdisco._zmq.network import has_address
+from zdisco._zmq.network import has_address, route_to
 from zdisco.testing import MemoryNetwork, _PeerNetwork
 
 pytestmark = pytest.mark.anyio
@@ -124,6 +126,25 @@ async def test_if_no_address_is_found_to_announce_nothing_stays_open() -> None:
         await Home("0.0.0.0", 40000, None, [PROXY]).open(Machine(net, "")(CONFIG))
     data, _ = await Home("0.0.0.0", 40000, None, [PROXY]).open(Machine(net, "10.0.0.2")(CONFIG))
     await data.aclose()
+
+
+async def test_an_address_that_comes_back_while_it_is_looked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(None, 0, None, [PROXY])
+    network = Machine(MemoryNetwork(), "10.0.0.2")(CONFIG)
+    data, endpoint = await home.open(network)
+    monkeypatch.setattr(network, "has_address", lambda _: False)
+    assert await home.moved(network, data) is None
+    assert data.endpoint == endpoint
+    await data.aclose()
+
+
+def test_without_descriptors_nothing_is_known_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(socket, "socket", fail)
+    assert has_address("192.0.2.1")
+    assert route_to("192.0.2.1") is None
 
 
 def test_the_addresses_of_this_machine_are_known() -> None:

@@ -178,3 +178,17 @@ async def test_what_goes_wrong_in_reading_ends_the_peer_not_its_user(
     with pytest.raises(BaseExceptionGroup) as caught:
         await live()
     assert caught.group_contains(RuntimeError, match="a fault of ours")
+
+
+async def test_who_only_looks_whether_something_is_there_gets_all(proxy: Proxy) -> None:
+    async with pair(proxy) as (publisher, reader), reader.subscribe("t") as messages:
+        taken: list[int] = []
+        for number in range(50):
+            await publisher.publish("t", b"%d" % number)
+            for _ in range(3):
+                with anyio.move_on_after(0):
+                    taken.append(int((await anext(messages)).payload))
+        while len(taken) < 50:
+            with anyio.move_on_after(0):
+                taken.append(int((await anext(messages)).payload))
+        assert taken == list(range(50))

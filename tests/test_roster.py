@@ -849,18 +849,58 @@ def test_an_announce_that_would_move_a_peer_pings_it_and_the_next_one_moves_it_i
     moved = announce(endpoint=THERE, revision=1)
     outputs = made.announced(moved, THERE, 1.0)[1]
     assert [frame.inbox for frame in frames(outputs, Kind.PING)] == [BOB.bytes]
-    assert told(run(made, 1.0 + made.config.ping_timeout)) == [PeerSuspected(announce().info)]
-    outputs = made.announced(moved, THERE, 1.3)[1]
+    assert told(run(made, 1.0 + made.config.indirect_ping_timeout)) == [PeerSuspected(announce().info)]
+    outputs = made.announced(moved, THERE, 1.5)[1]
     assert [output for output in outputs if isinstance(output, ConnectPeer | DisconnectPeer)] == [
         DisconnectPeer(HERE),
         ConnectPeer(THERE),
     ]
     assert told(outputs) == [PeerUpdated(moved.info, announce().info)]
-    outputs = made.link_up(THERE, 1.4)
+    outputs = made.link_up(THERE, 1.6)
     (link,) = made.links
-    outputs += made.link_heard(KEY, LinkBody(1, 0, link.epoch), 1.4)
-    outputs += made.confirm_heard(KEY, ConfirmBody(made.marker, 0), 1.4)
+    outputs += made.link_heard(KEY, LinkBody(1, 0, link.epoch), 1.6)
+    outputs += made.confirm_heard(KEY, ConfirmBody(made.marker, 0), 1.6)
     assert told(outputs) == [PeerRecovered(moved.info)]
+
+
+def silent(made: Roster, now: float) -> float:
+    """Let the peer be found silent; returns when."""
+    made.announced(announce(endpoint=THERE, revision=1), THERE, now)
+    at = now + made.config.indirect_ping_timeout
+    assert PeerSuspected(announce().info) in told(run(made, at))
+    return at
+
+
+def test_who_said_where_a_silent_peer_is_does_not_keep_it_there() -> None:
+    made = joined()
+    at = silent(made, 1.0)
+    made.announced(announce(endpoint=THERE, revision=1), THERE, at)
+    made.link_up(THERE, at + 0.1)
+    assert made.links[0].endpoint == THERE
+    # Something accepts connections there, and proves nothing; the peer itself announces again.
+    true = announce(revision=2)
+    assert ConnectPeer(HERE) in made.announced(true, HERE, at + 0.2)[1]
+    assert made.links[0].endpoint == HERE
+
+
+def test_a_silent_peer_that_announces_a_change_is_connected_anew() -> None:
+    made = joined()
+    at = silent(made, 1.0)
+    named = announce(revision=1)
+    assert made.connected_endpoint(named) is None, "its name may lead elsewhere now"
+    assert RevivePeer(HERE) in made.announced(named, HERE, at)[1]
+    assert RevivePeer(HERE) not in made.announced(named, HERE, at)[1], "once"
+
+
+def test_a_farewell_in_the_name_of_a_peer_that_moves_ends_nothing() -> None:
+    made = joined()
+    made.announced(announce(EVE, OTHER), HERE, 0.5)
+    made.link_up(HERE, 0.5)
+    made.farewell(Farewell(BOB, HERE, 10, BOBS), 0.9)
+    at = silent(made, 1.0)
+    made.announced(announce(endpoint=THERE, incarnation=11), THERE, at)
+    assert [link.endpoint for link in made.links if link.peer.id == BOB] == [THERE]
+    assert not made.is_tombstoned(announce(incarnation=11))
 
 
 def test_a_peer_that_answers_is_not_moved() -> None:

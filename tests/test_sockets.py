@@ -330,8 +330,8 @@ DISCOVERY = COMMON | {
     zmq.TCP_MAXRT: 0,
 }
 TO_PROXY = DISCOVERY | {zmq.HEARTBEAT_IVL: 7500, zmq.HEARTBEAT_TIMEOUT: 21_500, zmq.HEARTBEAT_TTL: 21_500}
-# Those of the peers are enough for both.
-OF_PROXY = DISCOVERY | {zmq.HEARTBEAT_IVL: 0, zmq.BACKLOG: 4096}
+# Those of the peers are enough for both; these are for classic ones.
+OF_PROXY = DISCOVERY | {zmq.HEARTBEAT_IVL: 21_500, zmq.HEARTBEAT_TIMEOUT: 21_500, zmq.BACKLOG: 4096}
 
 
 @pytest.mark.parametrize(

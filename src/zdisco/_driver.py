@@ -154,7 +154,7 @@ class Driver:
                 # Whoever gets a link message may hold us for joined, so it must name the newest marker.
                 self._mark()
                 self.feed(self.core.open(now))
-            if self.core.deadline is not None and self.core.deadline <= now:
+            if self._deadline <= now:
                 self.feed(self.core.tick(now))
             self._alarm = anyio.Event()
             # Whoever changes the deadline moves that of the scope, which wakes nobody.

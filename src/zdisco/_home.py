@@ -94,6 +94,8 @@ class Home:
             return None
         try:
             found = await network.local_address(self._proxies)
+            if found == self._found:
+                return None  # it came back meanwhile
             if self._host is None:
                 data.rebind(found)
         except BindError as error:

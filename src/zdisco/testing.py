@@ -695,7 +695,11 @@ class _MemoryDataChannel(DataChannel):
 
     def rebind(self, host: str) -> None:
         was = self._server
-        self._use(self._net._bind(host, parse(was.endpoint).port, self._site, was.hwm))
+        try:
+            server = self._net._bind(host, parse(was.endpoint).port, self._site, was.hwm)
+        except BindError:
+            server = self._net._bind(host, 0, self._site, was.hwm)
+        self._use(server)
         was.close()
 
     def _listening(self) -> None:

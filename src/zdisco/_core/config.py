@@ -99,8 +99,8 @@ class PeerConfig:
     announce_interval: float = field(default=1.0, validator=_is_seconds)
     """... up to this."""
     beacon_interval: float = field(default=30.0, validator=_is_seconds)
-    """An announce is repeated this often as long as we live; with more than 8 peers more rarely, so that each is told
-    no more of them in all than among 8."""
+    """An announce is repeated this often as long as we live; with more than 8 peers more rarely, up to four times, so
+    that each is told no more of them in all than among 8."""
     beacon_jitter: float = field(default=0.2, validator=_jitter)
     """The beacon comes after ``beacon_interval * (1 ± beacon_jitter)``, so that peers spread out."""
     discovery_timeout: float = field(default=10.0, validator=_is_seconds)
@@ -124,7 +124,7 @@ class PeerConfig:
     suspect_timeout: float = field(default=5.0, validator=_is_seconds)
     """A joined peer whose link is not verified for that long is given up."""
     beat_interval: float = field(default=0.5, validator=_is_seconds)
-    """A joined peer shows this often to one other that it runs, see ``beat_timeout``."""
+    """A joined peer shows about this often to one other that it runs, see ``beat_timeout``."""
     beat_timeout: float = field(default=1.1, validator=_is_seconds)
     """A peer that shows nothing for that long is pinged, by us and by others. More than twice ``beat_interval``."""
     indirect_pings: int = field(default=2, validator=_is_count)

@@ -1,11 +1,12 @@
 """Finds peers that hang although their connections are up.
 
-Rule 1: the joined peers are a ring, in the order of their ids. Each sends a beat to the next one
-every ``beat_interval``, and listens for the one before. Any frame of that one counts as a beat.
+Rule 1: the joined peers are a ring, in the order of their ids. Each listens for the one before, and
+sends a beat to the next one when it hears that one, or by itself a bit more than ``beat_interval``
+after the latest. Any frame counts as a beat.
 
 Rule 2: silence is a question, never a verdict. It is answered by a ping, directly and through
 others at the same time. So peers that see different rings cost each other a ping. Now and then a
-peer that is chosen at random is pinged, too, lest nobody listens for it.
+peer that is chosen at random is pinged, too, lest nobody listens for it; each once before any again.
 
 Rule 3: who finds a peer silent tells all, and is not believed: each pings for itself.
 
@@ -146,16 +147,16 @@ class Detector:
     _checks: dict[LinkKey, _Check] = field(factory=dict)
     _errands: dict[int, _Errand] = field(factory=dict)
     _serial: int = 0
+    _had_turn: set[LinkKey] = field(factory=set)
+    """Who was pinged at random in this round."""
     _beaten_at: float = float("-inf")
     _lateness: int = 0
     """One more for each late beat of ours, one less for each that was not."""
     _members: dict[LinkKey, Link] = field(factory=dict)
     """The links to the joined peers that know beats."""
-    _had_turn: set[LinkKey] = field(factory=set)
-    """Who was pinged at random in this round."""
     _sorted: list[Link] | None = None
     """The same, in the order of their ids; made anew when it is looked for."""
-    _is_due: float = 0.0
+    _due_at: float = 0.0
     """When the next beat of ours is."""
     _bustle: float = 0.0
     """How many were announced of late that are new to us."""
@@ -247,11 +248,11 @@ class Detector:
         return self._beat(now)
 
     def _arm_beat(self, at: float) -> None:
-        self._is_due = at
+        self._due_at = at
         self._timers.arm(self._mine(Alarm.BEAT), at)
 
     def _note_lateness(self, now: float) -> None:
-        is_late = now - self._is_due > self._config.beat_interval / 2
+        is_late = now - self._due_at > self._config.beat_interval / 2
         self._lateness = min(self._lateness + 1, _MOST) if is_late else max(self._lateness - 1, 0)
         self._bustle *= _CALM
         if self._bustle < 1:
@@ -307,6 +308,12 @@ class Detector:
         if about not in self._members or self._is_crowd(now) or (check is not None and check.step is not Step.PINGED):
             return []
         return self._begin_check(about, Step.TOLD, self._config.ping_timeout, now)
+
+    def doubt(self, key: LinkKey, now: float) -> list[Finding]:
+        """It is said that a peer is not where we are connected for it."""
+        if key not in self._members or key in self._checks or self._is_crowd(now):
+            return []
+        return self._begin_check(key, Step.TOLD, self._config.indirect_ping_timeout, now)
 
     # Time
 

@@ -12,7 +12,7 @@ Rule 4: what others say about us does not count. A farewell in our name that we 
 an announce of our id by somebody else, makes us raise our incarnation and announce.
 
 Rule 5: a change of what we announce goes to each peer directly, too, and again to whoever
-connects later, so it arrives with every proxy gone.
+connects later, so it arrives with every proxy gone; but for the endpoint, see `Roster`, rule 2.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ Deadline: TypeAlias = tuple[Alarm, Endpoint]
 EVERYBODY: Endpoint = ""
 
 _FEW = 8
-"""With more peers than these beacons are rarer, so that nobody gets more of them than among these."""
+"""With more joined peers than these beacons are rarer, so that nobody gets more of them than among these ..."""
+_RAREST = 4.0
+"""... but not more rarely than this many times."""
 _FORMER = 16
 """Former endpoints of ours that are remembered."""
 
@@ -339,7 +341,8 @@ class Discovery:
             return []
         if endpoint != mine.endpoint:
             self._endpoints.append(mine.endpoint)
-            self.me = evolve(self.me, info=evolve(mine, endpoint=endpoint, revision=mine.revision + 1))
+        # Also where the endpoint stays, as a name or a router leads to us: so others know that they must connect anew.
+        self.me = evolve(self.me, info=evolve(mine, endpoint=endpoint, revision=mine.revision + 1))
         outputs = self.roster.moved(now)
         for proxy in self._relays:
             # With the next welcome `proxyPub` follows, too.
@@ -436,7 +439,7 @@ class Discovery:
     def _arm_beacon(self, now: float) -> None:
         spread = self.config.beacon_jitter * (2 * self.jitter() - 1)
         # Each beacon goes to all, so what everybody has to read would grow with their number.
-        pace = max(1.0, len(self.roster) / _FEW)
+        pace = min(max(1.0, len(self.joined) / _FEW), _RAREST)
         self._timers.arm((Alarm.BEACON, EVERYBODY), now + self.config.beacon_interval * pace * (1 + spread))
 
     def _refute(self, incarnation: int, now: float) -> list[Output]:

@@ -5,7 +5,7 @@ Rule 1: joined means that we have the peer's link message on the present connect
 publishes is lost to a late subscription.
 
 Rule 2: the proxy channel gives hints, the data channel gives proof. No announce and no farewell
-that came through a proxy removes, moves or replaces a peer whose link is up.
+that came through a proxy removes or replaces a peer whose link is up, or moves one that answers.
 
 Rule 3: a link message leaves only while our own connection to that peer is up. So whoever has
 one knows that its own messages are heard.
@@ -186,6 +186,8 @@ class Roster:
         link = self._links.get((announce.info.id, announce.session))
         if link is None or link.down_since is not None or link.peer.endpoint != announce.info.endpoint:
             return None
+        if self.detector.is_silent(link.key):
+            return None  # the name may lead elsewhere now
         return link.endpoint
 
     def unconfirmed(self, counter: int) -> int:
@@ -246,12 +248,16 @@ class Roster:
     def moved(self, now: float) -> list[Output]:
         """Our host has another address: no connection that was made from, or to, the former one can be alive."""
         outputs: list[Output] = []
-        endpoints = {link.endpoint: None for link in self._links if not self._links.is_draining(link.endpoint)}
-        for endpoint in endpoints:
-            outputs += self._broke(self._links.at(endpoint), now)
-            if not self._links.is_draining(endpoint):
-                outputs.append(RevivePeer(endpoint))
+        for endpoint in {link.endpoint: None for link in self._links}:
+            outputs += self._connect_anew(endpoint, now)
         return outputs
+
+    def _connect_anew(self, endpoint: Endpoint, now: float) -> list[Output]:
+        if self._links.is_draining(endpoint):
+            return []
+        outputs = self._broke(self._links.at(endpoint), now)
+        has_ended = self._links.is_draining(endpoint) or not self._links.at(endpoint)
+        return outputs if has_ended else [*outputs, RevivePeer(endpoint)]
 
     # Hints: what comes through a proxy
 
@@ -265,7 +271,11 @@ class Roster:
             return False, []
         key = announce.info.id, announce.session
         if (link := self._links.get(key)) is not None:
-            return False, self._update(link, announce, endpoint, now)
+            # It may have moved to where the same name, or a router, leads; no connection can be alive then.
+            is_anew = endpoint == link.endpoint and announce.info.revision > link.peer.revision
+            is_anew = is_anew and self.detector.is_silent(key) and not link.is_given_up
+            outputs = self._update(link, announce, endpoint, now)
+            return False, outputs + (self._connect_anew(endpoint, now) if is_anew else [])
         if self.is_tombstoned(announce):
             return False, [Dropped(Drop.TOMBSTONED, str(announce.info.id))]
         if any(
@@ -336,10 +346,10 @@ class Roster:
             return []
         outputs: list[Output] = []
         if endpoint != link.endpoint:
-            if link.down_since is None and not self.detector.is_silent(link.key):
+            if not self._may_move(link):
                 # Its host may have got another address, which ends no connection. So it is pinged; it announces again.
                 moved = Dropped(Drop.MOVED_ENDPOINT, f"{new.info.id} to {endpoint}")
-                return [moved, *self._follow(self.detector.told(link.key, now), now)]
+                return [moved, *self._follow(self.detector.doubt(link.key, now), now)]
             if len(self._links.at(endpoint)) >= self.config.max_links_per_id:
                 return [Dropped(Drop.TABLE_FULL, endpoint)]
             outputs += self._move(link, endpoint, now)
@@ -356,15 +366,19 @@ class Roster:
             outputs.append(PeerUpdated(new.info, was.info))
         return outputs
 
+    def _may_move(self, link: Link) -> bool:
+        """Whether nothing shows that the peer is where we are connected for it."""
+        is_proved = link.state is not LinkState.SUSPECT or link.heard is not None
+        return link.down_since is not None or self.detector.is_silent(link.key) or not is_proved
+
     def _move(self, link: Link, endpoint: Endpoint, now: float) -> list[Output]:
         """Follow a peer whose link is down, or silent, to another endpoint."""
-        outputs = self._broke([link], now)
-        if link.is_given_up:
-            return outputs
+        if link.down_since is None:
+            self._mark_broken(link, now)
         self._timers.cancel((Alarm.PROBE, link.key))
         self._timers.cancel((Alarm.ZOMBIE, link.key))
         was = link.endpoint
-        outputs += self._join_connection(link, endpoint, now)
+        outputs = self._join_connection(link, endpoint, now)
         self._links.move(link, endpoint)
         return self._disconnect_from(was) + outputs + self._send_link(link, now)
 

@@ -288,6 +288,8 @@ class _Reader(Lead):
         self._is_done = False
         """Whether the last read has found that there was no more."""
         self._leads = False
+        self._owes_turn = False
+        """Whether the task must read before a user may again: who is cancelled again and again never comes to it."""
         self._left = anyio.Event()
         self._error: Exception | None = None
 
@@ -304,6 +306,7 @@ class _Reader(Lead):
             if self._error is not None:
                 raise self._error
             await self._step(lambda: not self._leads)
+            self._owes_turn = False
 
     async def _step(self, may_read: Callable[[], bool]) -> None:
         # Never twice without letting others run.
@@ -319,7 +322,7 @@ class _Reader(Lead):
         channel = self._channel
         socket = channel._sub.socket
         is_idle = channel._listener is not None and not socket.closed and self._error is None
-        return is_idle and not (self._leads or socket.is_waited_for or channel._drains)
+        return is_idle and not (self._leads or self._owes_turn or socket.is_waited_for or channel._drains)
 
     async def read(self, has_come: Callable[[], bool]) -> None:
         self._leads = True
@@ -330,6 +333,9 @@ class _Reader(Lead):
             pass  # the task finds it, too
         except Exception as error:  # noqa: BLE001  it is no matter of the user
             self._error = error
+        except BaseException:
+            self._owes_turn = True
+            raise
         finally:
             self._leads = False
             self._left.set()
@@ -391,7 +397,7 @@ class ZmqDataChannel(DataChannel):
         self._listener = listener
         try:
             await _run(
-                self._read_sub,
+                self._reader.run,
                 self._read_sub_monitor,
                 self._read_pub,
                 self._read_pub_monitor,
@@ -400,9 +406,6 @@ class ZmqDataChannel(DataChannel):
             )
         finally:
             self._listener = None
-
-    async def _read_sub(self) -> None:
-        await self._reader.run()
 
     def _read_sub_once(self) -> bool:
         """Read some frames and tell them; returns whether no more were there."""

@@ -130,20 +130,22 @@ async def _addresses(target: TcpEndpoint) -> list[str]:
 
 def route_to(host: str) -> str | None:
     """The local address from which this machine would reach a numeric host; ``None`` if there is no route."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as datagram:
-        try:
-            # Connecting a datagram socket asks the routing table and sends nothing.
-            datagram.connect((host, 9))
-        except OSError:
-            return None
+    with suppress(OSError), _datagram_socket(host) as datagram:
+        # Connecting a datagram socket asks the routing table and sends nothing.
+        datagram.connect((host, 9))
         return str(datagram.getsockname()[0])
+    return None
 
 
 def has_address(host: str) -> bool:
-    """Whether a numeric host is an address of this machine now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as datagram:
-        try:
+    """Whether a numeric host is an address of this machine now; true if that cannot be found out."""
+    try:
+        with _datagram_socket(host) as datagram:
             datagram.bind((host, 0))
-        except OSError as error:
-            return error.errno != errno.EADDRNOTAVAIL
-        return True
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
+def _datagram_socket(host: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)

@@ -100,6 +100,12 @@ def _heartbeats(config: PeerConfig) -> dict[int, int]:
     }
 
 
+def _rare_heartbeats(config: PeerConfig) -> dict[int, int]:
+    """Those of a proxy are for whoever sends none."""
+    timeout = milliseconds(config.proxy_heartbeat_timeout)
+    return {zmq.HEARTBEAT_IVL: timeout, zmq.HEARTBEAT_TIMEOUT: timeout}
+
+
 def proxy_sub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
     """Make the SUB that a peer connects to a proxy's well-known endpoint."""
     return _with(_discovery(context, zmq.SUB, config), {zmq.SNDHWM: 0, zmq.LINGER: 0, **_heartbeats(config)})
@@ -119,9 +125,10 @@ def proxy_pub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
 def proxy_xpub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
     """Make the XPUB that a proxy binds at its well-known endpoint."""
     options: dict[int, int] = {zmq.XPUB_VERBOSER: 1, zmq.SNDHWM: config.send_hwm, zmq.BACKLOG: BACKLOG}
-    return _with(_discovery(context, zmq.XPUB, config), options)
+    return _with(_discovery(context, zmq.XPUB, config), options | _rare_heartbeats(config))
 
 
 def proxy_xsub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
     """Make the XSUB that a proxy binds at its publish endpoint."""
-    return _with(_discovery(context, zmq.XSUB, config), {zmq.SNDHWM: 0, zmq.BACKLOG: BACKLOG})
+    options: dict[int, int] = {zmq.SNDHWM: 0, zmq.BACKLOG: BACKLOG}
+    return _with(_discovery(context, zmq.XSUB, config), options | _rare_heartbeats(config))
