@@ -65,8 +65,8 @@ REASONS = {
     "indirect_ping_timeout": "The answer goes two ways. With the times above and below it makes 1.7 s.",
     "ping_interval": "Finds what nobody listens for; measures how far a peer is. It costs a tenth of the beats.",
     "address_interval": "Two questions to the system, some microseconds; nobody needs a machine that has moved sooner.",
-    "announced_timeout": "Two beacons may be lost where there are few peers; where there are many it is tried again with"
-    " each. A machine on which a hundred peers start at once needs many seconds.",
+    "announced_timeout": "Two beacons may be lost where there are few peers; where there are many it is tried again"
+    " with each. A machine on which a hundred peers start at once needs many seconds.",
     "farewell_memory": "The direct farewell or the end of the link follows a true farewell within milliseconds;"
     " a forged one must not lie in wait.",
     "reconnect_stop": "A refused ephemeral port will not come back as the same peer; a failed handshake may be a host"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -185,10 +186,8 @@ async def test_who_only_looks_whether_something_is_there_gets_all(proxy: Proxy) 
         taken: list[int] = []
         for number in range(50):
             await publisher.publish("t", b"%d" % number)
-            for _ in range(3):
-                with anyio.move_on_after(0):
-                    taken.append(int((await anext(messages)).payload))
-        while len(taken) < 50:
+        for _ in range(1000):
+            time.sleep(0.0005)  # noqa: ASYNC251  what was sent gets here, and nobody but us runs
             with anyio.move_on_after(0):
                 taken.append(int((await anext(messages)).payload))
         assert taken == list(range(50))
