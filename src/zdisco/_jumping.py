@@ -79,7 +79,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         if (idle := getattr(thread, "idle_workers", None)) is not None:
             return getattr(thread, "loop", self) is self and thread not in idle
         # Where asyncio has no descriptor for the end of a process, it waits in a thread.
-        return thread.name.startswith("asyncio-waitpid")
+        return thread.name.startswith(("asyncio-waitpid", "waitpid-"))  # the second in early releases of Python 3.11
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*_Ts], _T], *args: *_Ts) -> asyncio.Future[_T]:
         """Run a function in a thread or process; the clock does not jump until it has returned."""
