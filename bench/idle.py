@@ -11,8 +11,8 @@ from .member import Member
 
 PEERS = 32
 SECONDS = 30
-SETTLING = 10
-"""Seconds after the last join in which things are still said that belong to it."""
+SETTLING = 60
+"""Seconds after the last join in which things are still said that belong to it, the first beacons among them."""
 BYTES, CPU = 760, 0.11
 """The bounds: bytes a second and percent of a processor, for each peer."""
 

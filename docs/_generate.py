@@ -76,6 +76,7 @@ REASONS = {
     " within 2 s.",
     "probe_timeout": "A reachable host answers a TCP connection attempt far sooner, also across a continent.",
     "zombie_after": "libzmq reports its own retry in the same millisecond; 100 ms leave room for a busy machine.",
+    "connect_timeout": "A connection takes milliseconds, on the other side of the world some tenths of a second.",
     "handshake_interval": "libzmq's 30 s would hold a link to a stopped process for half a minute.",
     "proxy_heartbeat": "Per proxy, not per peer, so the cost is constant.",
     "proxy_heartbeat_timeout": "Three missed heartbeats.",

@@ -303,6 +303,7 @@ UNUSUAL = PeerConfig(
     reconnect_interval=0.123,
     reconnect_interval_max=4.567,
     handshake_interval=3.21,
+    connect_timeout=4.5,
     proxy_heartbeat=7.5,
     proxy_heartbeat_timeout=21.5,
     tcp_timeout=12.5,
@@ -315,6 +316,7 @@ UNUSUAL = PeerConfig(
 )
 COMMON = {
     zmq.HANDSHAKE_IVL: 3210,
+    zmq.CONNECT_TIMEOUT: 4500,
     zmq.RECONNECT_IVL: 123,
     zmq.RECONNECT_IVL_MAX: 4567,
     zmq.TCP_KEEPALIVE: 1,

@@ -150,6 +150,9 @@ class PeerConfig:
     """libzmq tries a broken connection again after this (at random up to twice this) ..."""
     reconnect_interval_max: float = field(default=2.0, validator=_is_seconds)
     """... doubling up to this."""
+    connect_timeout: float = field(default=2.0, validator=_is_seconds)
+    """A TCP connection that has not come about by then is tried anew. Else the system would wait twice as long before
+    each further try, and notice as late that a way is free again."""
     probe_delays: tuple[float, ...] = field(
         default=(0.0, 0.002, 0.005, 0.010, 0.020), converter=_delays, validator=deep_iterable(_is_seconds_or_zero)
     )

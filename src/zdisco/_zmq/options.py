@@ -27,6 +27,7 @@ def _common(context: ZmqContext, kind: int, config: PeerConfig) -> ZmqSocket:
     socket = new_socket(context, kind)
     options: dict[int, int] = {
         zmq.HANDSHAKE_IVL: milliseconds(config.handshake_interval),
+        zmq.CONNECT_TIMEOUT: milliseconds(config.connect_timeout),
         zmq.RECONNECT_IVL: milliseconds(config.reconnect_interval),
         zmq.RECONNECT_IVL_MAX: milliseconds(config.reconnect_interval_max),
         zmq.LINGER: milliseconds(config.linger),
