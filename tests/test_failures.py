@@ -15,4 +15,5 @@ WHY_NOT = why_not()
 def test_the_others_are_told_of(failure: Failure) -> None:
     if failure.has_hosts and WHY_NOT:
         pytest.skip(WHY_NOT)
-    run(failure, (*OPTIONS, "--ping-interval", "0.5"))
+    lasts = any("gone UNREACHABLE" in step.told for step in failure.steps)
+    run(failure, (*OPTIONS, "--ping-interval", "0.5", *(("--suspect-timeout", "2") if lasts else ())))
