@@ -150,6 +150,7 @@ class DataChannel(ABC):
 
         Raises:
             BindError: If the address cannot be bound; then nothing has changed.
+            ClosedError: If the channel is closed.
         """
 
     @abstractmethod
