@@ -137,7 +137,7 @@ class Order:
 def read(arguments: Sequence[str] | None = None) -> Order:
     """Read a command line, by default that of the process, which ends if it makes no sense."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Without a command: measure everything.")
-    parser.set_defaults(filters=[], quick=False, rounds=None)
+    parser.set_defaults(filters=[], quick=False, rounds=None, of_failures=ROUNDS)
     commands = parser.add_subparsers(dest="what")
     only = commands.add_parser("data", help="only what it costs to publish and to receive")
     only.add_argument("--quick", action="store_true", help="fewer messages, fewer rounds")
@@ -148,13 +148,13 @@ def read(arguments: Sequence[str] | None = None) -> Order:
     commands.add_parser("soak", help="only what peers on a busy processor tell of each other")
     commands.add_parser("churn", help="only what is left in a peer of thousands that came and went")
     of_failures = commands.add_parser("failures", help="only what is told of failures, and when")
-    of_failures.add_argument("--rounds", type=int, default=ROUNDS, help="so many rounds")
+    of_failures.add_argument("--rounds", type=int, default=ROUNDS, dest="of_failures", help="so many rounds")
     given = parser.parse_args(arguments)
     try:
-        plan = data.Plan.of(given.filters, quick=given.quick, rounds=given.rounds if given.what == "data" else None)
+        plan = data.Plan.of(given.filters, quick=given.quick, rounds=given.rounds)
     except ValueError as error:
         only.error(str(error))
-    return Order(plan, given.what or "", given.rounds if given.what == "failures" else ROUNDS)
+    return Order(plan, given.what or "", given.of_failures)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ AT_ONCE = 4
 GROWTH = 0.02
 """The bound: KiB for each cycle of the second half."""
 _LIMIT = 30.0
+"""Seconds in which a peer has joined, or never will."""
 _PAUSE = 2.0
 """Seconds in which what the last ones left behind is cleared away."""
 

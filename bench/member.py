@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -106,6 +107,10 @@ class Teller:
         assert self.process.stdin is not None
         self.process.stdin.write(text + "\n")
         self.process.stdin.flush()
+
+    def leave(self) -> None:
+        """Let it go in order."""
+        self.order("leave")
 
     def kill(self) -> None:
         self.process.kill()
@@ -217,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     peer.add_argument("--id", default="")
     peer.add_argument("--port", type=int, default=0)
     peer.add_argument("--cluster", default="")
+    peer.add_argument("--backend", choices=["asyncio", "uvloop", "trio"], default="asyncio")
     for option in ("beacon_interval", "suspect_timeout", "ping_interval"):
         default = getattr(PeerConfig(), option)
         peer.add_argument(f"--{option.replace('_', '-')}", type=float, default=default)
@@ -225,4 +231,9 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     given = _parser().parse_args()
-    anyio.run({"proxy": _be_proxy, "peer": _be_peer}[given.kind], given)
+    if given.kind == "proxy":
+        anyio.run(_be_proxy, given)
+    elif given.backend == "uvloop":
+        anyio.run(_be_peer, given, backend_options={"use_uvloop": find_spec("uvloop") is not None})
+    else:
+        anyio.run(_be_peer, given, backend=given.backend)

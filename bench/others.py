@@ -20,6 +20,11 @@ Group: TypeAlias = "Sequence[tuple[str, Teller]]"
 """Processes with the names by which they tell of each other."""
 
 
+class _Agent(Teller):
+    def leave(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+
 @contextmanager
 def serf(count: int) -> Iterator[Group]:
     """Agents with the settings that serf has by itself, each of which has seen all others join."""
@@ -29,7 +34,7 @@ def serf(count: int) -> Iterator[Group]:
             (
                 f"n{number}",
                 stack.enter_context(
-                    Teller(
+                    _Agent(
                         [
                             *("serf", "agent", f"-node=n{number}", f"-bind=127.0.0.1:{ports[2 * number]}"),
                             f"-retry-join=127.0.0.1:{ports[0]}",
@@ -101,18 +106,15 @@ def _be_pyre(port: str) -> None:
         node.stop()
 
 
-def _leave(process: Teller) -> None:
-    if process.process.args[0] == "serf":  # type: ignore[index]
-        process.process.send_signal(signal.SIGINT)
-    else:
-        process.order("leave")
+def _stop(teller: Teller) -> None:
+    teller.process.send_signal(signal.SIGSTOP)
 
 
-def _stop(process: Teller) -> None:
-    process.process.send_signal(signal.SIGSTOP)
-
-
-DEEDS: Mapping[str, Callable[[Teller], None]] = {"leaves": _leave, "kill -9": Teller.kill, "SIGSTOP": _stop}
+DEEDS: Mapping[str, Callable[[Teller], None]] = {
+    "leaves": lambda teller: teller.leave(),
+    "kill -9": Teller.kill,
+    "SIGSTOP": _stop,
+}
 
 
 def measure(start: Callable[[int], AbstractContextManager[Group]], count: int) -> Mapping[str, float]:

@@ -8,6 +8,7 @@ import pytest
 
 from bench.cells import STACKS
 from bench.data import AGAIN, BOUNDS, MEASURES, Plan
+from bench.failures import _is
 from bench.figures import Bound, Failure, Outcome, Sample, percentile, ratio, ratios
 from bench.line import END, HELLO, Counted, Line, Ready, subscribe, subscribe_async
 from bench.table import DataRow, data_cells, verdicts
@@ -190,3 +191,21 @@ async def test_a_subscriber_in_an_event_loop_counts_the_same_and_what_it_was_tol
 def _up_to_the_end(payloads: Iterator[bytes]) -> Iterator[bytes]:
     while (payload := next(payloads)) != END:
         yield payload
+
+
+@pytest.mark.parametrize(
+    ("told", "between", "is_right"),
+    [
+        (["joined", "suspected", "recovered"], (), True),
+        (["joined", "recovered"], (), False),
+        (["joined", "suspected", "recovered", "suspected"], ("suspected", "recovered"), False),
+        (["joined", "suspected", "updated", "recovered"], ("suspected",), False),
+        (["joined", "suspected", "recovered", "suspected", "recovered"], ("suspected", "recovered"), True),
+        (["joined", "suspected", "recovered", "suspected", "recovered"], (), False),
+        ([], ("suspected",), False),
+    ],
+)
+def test_what_is_told_of_a_failure_is_right_only_if_nothing_else_is(
+    told: list[str], between: tuple[str, ...], is_right: bool
+) -> None:
+    assert _is([("joined",), ("suspected",), ("recovered",)], told, between) is is_right
