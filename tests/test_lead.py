@@ -33,6 +33,19 @@ async def pair(proxy: Proxy) -> AsyncIterator[tuple[Peer, Peer]]:
             yield publisher, reader
 
 
+@asynccontextmanager
+async def subscribed(
+    proxy: Proxy,
+) -> AsyncIterator[tuple[Peer, Peer, Subscription[Message], anyio.abc.TaskGroup]]:
+    """The same, with a subscription of the reader, and tasks to read it."""
+    async with (
+        pair(proxy) as (publisher, reader),
+        reader.subscribe("t") as messages,
+        anyio.create_task_group() as tasks,
+    ):
+        yield publisher, reader, messages, tasks
+
+
 class Reading:
     """A task that reads a subscription, and what it has taken."""
 
@@ -69,11 +82,7 @@ class Reading:
 
 
 async def test_who_waits_reads_until_it_is_cancelled_and_loses_nothing(proxy: Proxy) -> None:
-    async with (
-        pair(proxy) as (publisher, reader),
-        reader.subscribe("t") as messages,
-        anyio.create_task_group() as tasks,
-    ):
+    async with subscribed(proxy) as (publisher, _, messages, tasks):
         taken: list[int] = []
         published = 0
         for number in range(50):
@@ -114,11 +123,7 @@ async def test_what_is_for_others_reaches_them_while_one_waits_for_nothing(proxy
 
 
 async def test_two_readers_of_one_subscription_share_what_comes(proxy: Proxy) -> None:
-    async with (
-        pair(proxy) as (publisher, reader),
-        reader.subscribe("t") as messages,
-        anyio.create_task_group() as tasks,
-    ):
+    async with subscribed(proxy) as (publisher, _, messages, tasks):
         one = Reading(publisher, messages, tasks)
         other = Reading(publisher, messages, tasks)
         other.taken = one.taken
@@ -133,11 +138,7 @@ async def test_two_readers_of_one_subscription_share_what_comes(proxy: Proxy) ->
 
 
 async def test_who_reads_a_subscription_that_somebody_else_closes_is_told(proxy: Proxy) -> None:
-    async with (
-        pair(proxy) as (publisher, reader),
-        reader.subscribe("t") as messages,
-        anyio.create_task_group() as tasks,
-    ):
+    async with subscribed(proxy) as (publisher, reader, messages, tasks):
         reading = Reading(publisher, messages, tasks)
         await reading.until_it_leads()
         await messages.aclose()
@@ -165,11 +166,7 @@ async def test_what_goes_wrong_in_reading_ends_the_peer_not_its_user(
         raise RuntimeError("a fault of ours")
 
     async def live() -> None:
-        async with (
-            pair(proxy) as (publisher, reader),
-            reader.subscribe("t") as messages,
-            anyio.create_task_group() as tasks,
-        ):
+        async with subscribed(proxy) as (publisher, _, messages, tasks):
             reading = Reading(publisher, messages, tasks)
             await reading.until_it_leads()
             monkeypatch.setattr(ZmqDataChannel, "_read_sub_once", fail)
