@@ -313,15 +313,12 @@ async def test_what_a_handler_raises_reaches_the_requester_and_is_logged(caplog:
     async def handler(request: Request) -> bytes:
         if request.payload == b"raise":
             raise KeyError("no such thing")
-        if request.payload == b"odd":
-            raise ValueError("\ud800")
         return request.payload or None  # type: ignore[return-value]
 
     async with mesh("a", "b") as (a, b), b.serve("s", handler) as service:
         for payload, reason in (
             (b"raise", "KeyError: 'no such thing'"),
             (b"", "TypeError: a payload is bytes, not NoneType: None"),
-            (b"odd", "ValueError: \\ud800"),
         ):
             with caplog.at_level(logging.ERROR, "zdisco"), pytest.raises(RequestFailed) as caught:
                 await a.request(b.id, payload, service="s")
@@ -329,7 +326,20 @@ async def test_what_a_handler_raises_reaches_the_requester_and_is_logged(caplog:
             assert caplog.records[-1].exc_info is not None
         assert await a.request(b.id, b"x", service="s") == b"x"
         assert_is_idle(service)
-    assert len(caplog.records) == 3
+    assert len(caplog.records) == 2
+
+
+async def test_what_cannot_be_encoded_reaches_the_requester_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    # pytest-xdist cannot carry such text from a worker, so it must not get into pytest's own copy of the log.
+    monkeypatch.setattr(logging.getLogger("zdisco"), "propagate", False)
+
+    async def handler(request: Request) -> bytes:
+        raise ValueError("\ud800")
+
+    async with mesh("a", "b") as (a, b), b.serve("s", handler):
+        with pytest.raises(RequestFailed) as caught:
+            await a.request(b.id, b"", service="s")
+        assert caught.value.reason == "ValueError: \\ud800"
 
 
 async def test_a_service_that_is_not_there_is_said_at_once() -> None:
