@@ -199,7 +199,8 @@ def _check(failure: Failure, at: Scene) -> None:
         wanted = expected if peer in at.witnesses else [_JOINED]
         assert _is(wanted, told, failure.between), f"{failure.name}: {told}, not {wanted}"
         if failure.is_mutual:
-            told = at.victim.told(peer.id)
+            # It may be the last to notice.
+            told = at.victim.wait_until_told(peer.id, partial(_is, wanted, between=failure.between))
             assert _is(wanted, told, failure.between), f"{failure.name}: the victim {told}, not {wanted}"
     unconcerned = at.peers if failure.is_unseen else at.peers[1:]
     for peer in unconcerned:

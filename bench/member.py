@@ -102,6 +102,14 @@ class Teller:
         """All that it told about another one, in order."""
         return [fact["what"] for fact in tuple(self.facts) if fact["is"] == about]
 
+    def wait_until_told(self, about: str, is_all: Callable[[list[str]], bool], seconds: float = 10.0) -> list[str]:
+        """As `told`, once that is all or the time has passed."""
+        deadline = time.monotonic() + seconds
+        with self._has_told:
+            while not is_all(told := self.told(about)) and (left := deadline - time.monotonic()) > 0:
+                self._has_told.wait(left)
+        return told
+
     def order(self, text: str) -> None:
         """Let it do something; see `_obey`."""
         assert self.process.stdin is not None

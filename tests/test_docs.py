@@ -267,7 +267,7 @@ def test_the_tests_of_a_page_pass(page: Path, tmp_path: Path) -> None:
         text=True,
         check=False,
         timeout=50,
-        env=_environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env=_environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     tests = [file.title for file in files if file.title.startswith("test_")]
