@@ -22,6 +22,7 @@ from zdisco import (
     PeerJoined,
     ProxySighting,
     ZdiscoError,
+    ZPLError,
 )
 from zdisco._core.model import Cause, Message, PeerInfo, ReconnectStop
 
@@ -91,6 +92,7 @@ def test_what_users_are_given_can_be_copied_and_sent_to_another_process(value: o
         BindError("tcp://127.0.0.1:5555", 98, "address in use"),
         InvalidEndpoint("nowhere", "not of the form tcp://host:port"),
         AnnounceTooLarge(70_000, 65_536),
+        ZPLError("one.zpl", 3, 5, "the quote is not closed"),
         MalformedMessage("no command", 3),
     ],
     ids=lambda error: type(error).__name__,

@@ -37,6 +37,7 @@ ORDER = [
     "_core/roster",
     "_core/relay",
     "_core/discovery",
+    "zpl",
     "_loops",
     "_jumping",
     "_probe",

@@ -18,6 +18,7 @@ from ._core.errors import (
     SocketLimitError,
     UnknownPeer,
     ZdiscoError,
+    ZPLError,
 )
 from ._core.events import (
     Event,
@@ -86,6 +87,7 @@ __all__ = [
     "StreamOverflow",
     "Subscription",
     "UnknownPeer",
+    "ZPLError",
     "ZdiscoError",
     "monitor",
 ]

@@ -15,6 +15,7 @@
     ├── NoResponder            (LookupError)   no joined peer offers the service
     ├── ResponderGone          the peer that was asked is gone
     ├── RequestFailed          the peer that was asked says that it could not answer
+    ├── ZPLError               (ValueError)    a text that should be ZPL is not
     └── MalformedMessage       (ValueError)    bytes that are no message of ours
 
 Rule 1: an error carries the facts as attributes; its text is made from them.
@@ -209,6 +210,26 @@ class RequestFailed(ZdiscoError):
 
     def __str__(self) -> str:
         return f"the peer {self.peer.name or self.peer.id} could not answer: {self.reason}"
+
+
+class ZPLError(ZdiscoError, ValueError):
+    """A text is not ZPL: `zdisco.zpl` cannot read it."""
+
+    def __init__(self, path: str | None, line: int, column: int, reason: str) -> None:
+        super().__init__(path, line, column, reason)
+        self.path = path
+        """The file; `None` for a text that comes from none."""
+        self.line = line
+        """Counted from 1, as is the column."""
+        self.column = column
+        """In characters; a byte that is not UTF-8 is one, and so is a tab."""
+        self.reason = reason
+
+    def __str__(self) -> str:
+        where = (
+            f"line {self.line}, column {self.column}" if self.path is None else f"{self.path}:{self.line}:{self.column}"
+        )
+        return f"{where}: {self.reason}"
 
 
 class MalformedMessage(ZdiscoError, ValueError):
