@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import logging
+import os
 import re
 import signal
 import socket
@@ -25,7 +27,7 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 import click
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from zdisco import (
     Cause,
@@ -366,6 +368,121 @@ def test_a_table_in_ascii_is_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {row.index(str(ALICE.id)) for row in rows} == {head.index("id")}
 
 
+# Configuration files
+
+GOOD = '# head\n\na = "1" # one\n    b = \'say "hi"\'\n'
+UGLY = "# head\r\n\r\na=1 # one\r\n    b = 'say \"hi\"'\r\n\r\n"
+BAD = "a = 1\n  b = 2\n"
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a file of each kind."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in [("good.zpl", GOOD), ("ugly.zpl", UGLY), ("bad.zpl", BAD)]:
+        (tmp_path / name).write_bytes(text.encode())
+    return tmp_path
+
+
+def zpl(*arguments: str, input: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(commands.zdisco, ["zpl", *arguments], input=input)
+
+
+@pytest.mark.usefixtures("in_folder")
+def test_a_check_names_file_line_and_column_of_what_is_wrong() -> None:
+    result = zpl("check", "bad.zpl", "good.zpl", "ugly.zpl", "-", input="a = 'x\n")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        "bad.zpl:2:3: indented by 2 spaces, which is no multiple of 4",
+        "<stdin>:1:5: the quote is not closed",
+    ]
+    assert result.stderr == ""
+
+
+@pytest.mark.usefixtures("in_folder")
+def test_a_check_says_nothing_of_what_is_right() -> None:
+    result = zpl("check", "good.zpl", "ugly.zpl", "-", input="")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_files_are_rewritten_in_one_form_and_the_others_left_alone(in_folder: Path) -> None:
+    before = {name: (in_folder / name).stat() for name in ("good.zpl", "bad.zpl")}
+    result = zpl("fmt", "bad.zpl", "good.zpl", "ugly.zpl")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == "bad.zpl:2:3: indented by 2 spaces, which is no multiple of 4\n"
+    assert (in_folder / "ugly.zpl").read_bytes() == GOOD.encode()
+    for name, status in before.items():
+        after = (in_folder / name).stat()
+        assert (after.st_ino, after.st_mtime_ns) == (status.st_ino, status.st_mtime_ns)
+    assert zpl("fmt", "ugly.zpl").exit_code == 0
+
+
+def test_a_dry_run_names_what_would_change_and_changes_nothing(in_folder: Path) -> None:
+    result = zpl("fmt", "--check", "good.zpl", "ugly.zpl", "-", input=UGLY)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == ["ugly.zpl", "<stdin>"]
+    assert (in_folder / "ugly.zpl").read_bytes() == UGLY.encode()
+    assert zpl("fmt", "--check", "good.zpl").exit_code == 0
+    assert zpl("fmt", "--check", "bad.zpl").exit_code == 1
+
+
+def test_standard_input_goes_to_standard_output_byte_by_byte() -> None:
+    result = zpl("fmt", "-", input=b"a = \xff\xc3\xa9\r\n")
+    assert result.exit_code == 0
+    assert result.stdout_bytes == b'a = "\xff\xc3\xa9"\n'
+    result = zpl("fmt", "-", input="a b")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "<stdin>:1:3: expected '=' or a comment after the name, not 'b'\n"
+
+
+def test_a_file_that_cannot_be_written_ends_with_one_line(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    result = zpl("fmt", "ugly.zpl")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: cannot write ugly.zpl: no space left on device\n"
+    assert (in_folder / "ugly.zpl").read_bytes() == UGLY.encode()
+
+
+def test_a_strange_name_reaches_no_terminal(in_folder: Path) -> None:
+    for name in (b"\x1b[2J", b"\xff", "é".encode()):
+        (in_folder / os.fsdecode(name)).write_text(BAD)
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT / "src")}
+        done = subprocess.run(
+            [os.fsencode(sys.executable), b"-m", b"zdisco", b"zpl", b"check", name],
+            capture_output=True,
+            check=False,
+            timeout=TIMEOUT,
+            env=environment,
+        )
+        assert done.returncode == 1
+        assert done.stderr == b""
+        assert done.stdout.endswith(b":2:3: indented by 2 spaces, which is no multiple of 4\n")
+        assert done.stdout[:-1].isascii()
+        assert done.stdout[:-1].decode().isprintable()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is full")
+@pytest.mark.parametrize("arguments", [["check", "-"], ["fmt", "--check", "-"], ["fmt", "-"]])
+def test_an_output_that_is_full_ends_a_look_at_files_with_one_line(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "zdisco", "zpl", *arguments],
+            input=BAD if arguments[0] == "check" else UGLY,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=TIMEOUT,
+            cwd=ROOT,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "Error: cannot write to standard output: no space left on device\n"
+
+
 # Where the lines go
 
 
@@ -431,6 +548,10 @@ def test_without_a_standard_output_nothing_is_printed(proxy: str, arguments: lis
         (["ls", "--proxy", ""], "'--proxy': '' must begin with tcp://"),
         (["demo", "now"], "unexpected extra argument"),
         (["dance"], "No such command 'dance'"),
+        (["zpl", "check"], "Missing argument 'FILE...'"),
+        (["zpl", "check", "missing.zpl"], "File 'missing.zpl' does not exist"),
+        (["zpl", "fmt", "missing.zpl"], "File 'missing.zpl' does not exist"),
+        (["zpl", "fmt", "."], "File '.' is a directory"),
     ],
 )
 def test_bad_arguments_are_usage_errors(arguments: list[str], complaint: str) -> None:
@@ -447,7 +568,9 @@ def test_a_backend_that_is_not_installed_is_a_usage_error(monkeypatch: pytest.Mo
     assert "trio is not installed" in result.output
 
 
-@pytest.mark.parametrize("command", [[], ["proxy"], ["peer"], ["ls"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [[], ["proxy"], ["peer"], ["ls"], ["demo"], ["zpl"], ["zpl", "check"], ["zpl", "fmt"]]
+)
 def test_each_command_has_help(command: list[str]) -> None:
     result = CliRunner().invoke(commands.zdisco, [*command, "--help"])
     assert result.exit_code == 0

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import click
 
 from .. import Drop, Peer, PeerConfig, Proxy, ZdiscoError
-from .running import run
+from .running import escape_what_cannot_be_shown, run
 
 F = TypeVar("F", bound=Callable[..., Any])
 Endpoints: TypeAlias = str | tuple[str, ...] | None
@@ -264,6 +264,51 @@ def ls(
         (listing.print_json if as_json else listing.print_table)(peers)
     if one.dropped.get(Drop.FOREIGN_CLUSTER):
         click.echo("there are peers of another cluster, too (--cluster)", err=True)
+
+
+_files = click.argument(
+    "names",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+)
+
+
+@zdisco.group(short_help="Check and format configuration files.")
+def zpl() -> None:
+    """Check and format configuration files in ZPL, the ZeroMQ Property Language.
+
+    The file - is standard input.
+    """
+
+
+@zpl.command("check", short_help="Say where files are not ZPL.")
+@_files
+def check_zpl(names: tuple[str, ...]) -> None:
+    """Say of each FILE whether it is ZPL.
+
+    Prints file, line and column of the first fault in each, and ends with 1 if there is one.
+    """
+    from . import configuration
+
+    escape_what_cannot_be_shown()
+    raise SystemExit(0 if configuration.check(names) else 1)
+
+
+@zpl.command("fmt", short_help="Rewrite files in one form.")
+@click.option("--check", "is_dry", is_flag=True, help="Only print which files would change; 1 if any does.")
+@_files
+def format_zpl(names: tuple[str, ...], is_dry: bool) -> None:
+    """Rewrite each FILE in the form in which zdisco writes, with all comments.
+
+    What is not ZPL stays as it is, and makes the command end with 1. What comes from standard
+    input goes to standard output.
+    """
+    from . import configuration
+
+    escape_what_cannot_be_shown()
+    raise SystemExit(0 if configuration.rewrite(names, is_dry) else 1)
 
 
 @zdisco.command(short_help="See processes find each other, die and leave.")

@@ -64,6 +64,12 @@ async def until_signalled(*others: signal.Signals) -> AsyncIterator[Work]:
             tasks.cancel_scope.cancel()
 
 
+def escape_what_cannot_be_shown() -> None:
+    """Let standard output take any text: what others call themselves, or a file, must not end us on a poor terminal."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def run(command: Callable[[], Awaitable[T]], backend: str = "asyncio") -> T:
     """Run the coroutine of a command.
 
@@ -72,9 +78,7 @@ def run(command: Callable[[], Awaitable[T]], backend: str = "asyncio") -> T:
     """
     if importlib.util.find_spec(backend) is None:
         raise click.UsageError(f"{backend} is not installed")
-    # What other peers call themselves must not end us on a terminal that cannot show it.
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    escape_what_cannot_be_shown()
     try:
         return anyio.run(command, backend=backend)
     except (ZdiscoError, BaseExceptionGroup) as group:
