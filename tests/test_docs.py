@@ -2,9 +2,9 @@
 
 Rule 1: a Python snippet is one of four. A *program* runs its own event loop and is started as a process of its own. A
 *test file* has tests, or what tests need; those of a page lie in one folder and are run by pytest. Any other is a
-*fragment*, which runs to its end. What is marked ``<!-- endless -->`` is ended after its first line of output: a
-program by a signal, a fragment by cancellation. Fragments have these names, open and joined with each other: ``peer``
-(alice) and ``other`` (bob).
+*fragment*, which runs to its end, in a folder with the files that its page shows. What is marked ``<!-- endless -->``
+is ended after its first line of output: a program by a signal, a fragment by cancellation. Fragments have these names,
+open and joined with each other: ``peer`` (alice) and ``other`` (bob).
 
 Rule 2: only ports and hosts are replaced, since those of the snippets may be in use or do not exist: see `_rehosted`.
 """
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, chdir, contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -87,8 +87,9 @@ ALONE = [snippet for snippet in PYTHON if snippet.is_program and snippet not in 
 PROGRAMS = [snippet for snippet in ALONE if not snippet.is_endless]
 SERVICES = [snippet for snippet in ALONE if snippet.is_endless]
 FRAGMENTS = [snippet for snippet in PYTHON if not snippet.is_program and not snippet.is_test_file]
+FILES = [snippet for snippet in SNIPPETS if snippet.title and snippet.language == "text"]
 COMMANDS = [
-    pytest.param(line, id=f"{snippet}+{number}")
+    pytest.param(line, snippet.page, id=f"{snippet}+{number}")
     for snippet in SNIPPETS
     if snippet.language == "sh"
     for number, line in enumerate(snippet.source.splitlines())
@@ -96,7 +97,7 @@ COMMANDS = [
 
 
 def test_the_pages_have_snippets_of_each_kind() -> None:
-    assert all([TUTORIAL, TEST_FILES, PROGRAMS, SERVICES, FRAGMENTS, COMMANDS])
+    assert all([TUTORIAL, TEST_FILES, PROGRAMS, SERVICES, FRAGMENTS, FILES, COMMANDS])
     assert any(snippet.is_endless for snippet in FRAGMENTS)
 
 
@@ -156,6 +157,16 @@ async def _company() -> AsyncIterator[tuple[dict[str, Any], str, str]]:
         yield {"peer": peer, "other": other}, proxy.endpoint, second.endpoint
 
 
+@contextmanager
+def _folder(page: Path, folder: Path) -> Iterator[None]:
+    """Stay in a folder that has the files of the page."""
+    for file in FILES:
+        if file.page == page:
+            (folder / file.title).write_text(file.source, encoding="utf-8")
+    with chdir(folder):
+        yield
+
+
 @pytest.fixture
 def restored_logging() -> Iterator[None]:
     logger, root = logging.getLogger("zdisco"), logging.getLogger()
@@ -196,9 +207,9 @@ def test_a_page_says_what_its_fragments_take_for_granted(page: Path) -> None:
 @pytest.mark.anyio
 @pytest.mark.usefixtures("restored_logging")
 @pytest.mark.parametrize("snippet", [one for one in FRAGMENTS if not one.is_endless], ids=str)
-async def test_a_fragment_runs_to_its_end(snippet: Snippet) -> None:
+async def test_a_fragment_runs_to_its_end(snippet: Snippet, tmp_path: Path) -> None:
     async with _company() as (names, proxy, second):
-        with anyio.fail_after(20):
+        with anyio.fail_after(20), _folder(snippet.page, tmp_path):
             await _execute(_rehosted(snippet.source, proxy, second), str(snippet), names | {"print": _Output()})
 
 
@@ -397,12 +408,13 @@ def test_a_program_that_handles_signals_says_farewell(snippet: Snippet, number: 
 # Commands
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_exists(line: str) -> None:
+@pytest.mark.parametrize(("line", "page"), COMMANDS)
+def test_a_command_exists(line: str, page: Path, tmp_path: Path) -> None:
     program, *arguments = shlex.split(line)
     match program:
         case "zdisco":
-            _check_zdisco(arguments)
+            with _folder(page, tmp_path):
+                _check_zdisco(arguments)
         case "make":
             targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
             assert set(arguments) <= set(targets)
@@ -424,8 +436,10 @@ def _check_zdisco(arguments: list[str]) -> None:
     click = pytest.importorskip("click")
     from zdisco._cli.commands import zdisco
 
-    name, *rest = arguments
-    command = zdisco.commands[name]
+    command, rest = zdisco, arguments
+    while isinstance(command, click.Group):
+        name, *rest = rest
+        command = command.commands[name]
     try:
         command.make_context(name, list(rest))
     except click.ClickException as error:
@@ -439,12 +453,12 @@ def _inline_options() -> Iterator[tuple[str, str]]:
 
 
 def test_the_options_that_the_text_names_exist() -> None:
-    pytest.importorskip("click")
+    click = pytest.importorskip("click")
     from zdisco._cli.commands import zdisco
 
-    known = {
-        option for command in zdisco.commands.values() for parameter in command.params for option in parameter.opts
-    }
+    groups = [zdisco, *(command for command in zdisco.commands.values() if isinstance(command, click.Group))]
+    commands = [command for group in groups for command in group.commands.values()]
+    known = {option for command in commands for parameter in command.params for option in parameter.opts}
     assert [(page, option) for page, option in _inline_options() if option not in known] == []
 
 
