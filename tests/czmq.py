@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -127,6 +128,14 @@ class RealGossips:
         self._kill()
         for node in range(len(self._nodes)):
             await self.wait_until_dead(node)
+
+    def pause(self) -> None:
+        """Stop it as Ctrl-Z does; when this returns, none of its threads runs."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
 
     async def _talk(self) -> None:
         """Take what it tells, and pass on what it had no room for, to its end."""
@@ -304,6 +313,13 @@ class RealGossip(RealNode):
     async def kill(self) -> None:
         """End its process as ``kill -9`` does; when this returns, nothing listens there any more."""
         await self._process.kill()
+
+    def pause(self) -> None:
+        """Stop its process as Ctrl-Z does; when this returns, none of its threads runs."""
+        self._process.pause()
+
+    def resume(self) -> None:
+        self._process.resume()
 
     async def __aenter__(self) -> Self:
         await self._process.__aenter__()
