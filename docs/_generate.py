@@ -26,6 +26,7 @@ import attrs
 
 from zdisco import Cause, Drop, LinkState, PeerConfig, PeerInfo
 from zdisco._core import config, envelope, link, model, relay, wire
+from zdisco._core.names import NAME_LIMIT
 
 DOCS = Path(__file__).resolve().parent
 
@@ -232,6 +233,8 @@ KEYS = {
     "headers": "object, text to text",
     "groups": "list of texts",
     "services": "list of texts",
+    "names": f"object; under each registered name, at most {NAME_LIMIT} bytes of UTF-8, a list of"
+    " [endpoints](#registered-names), not empty",
     "cluster": "text; peers of different clusters do not link",
     "started": "integer; the first incarnation of this life, which is never raised: it tells the later of two processes"
     " with one id",

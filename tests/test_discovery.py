@@ -625,17 +625,19 @@ def changed(revision: int = 1, *, endpoint: str = THERE, **fields: Any) -> Annou
 
 def test_a_change_raises_the_revision_and_goes_to_all_at_once_both_ways() -> None:
     made = found(core())
-    outputs = made.update(headers={"x": "y"}, groups=["g"], services=["s"])
+    outputs = made.update(headers={"x": "y"}, groups=["g"], services=["s"], names={"n": (THERE,)})
     assert made.info.revision == 1
     assert made.info.incarnation == 100, "which is raised only to refute"
     assert made.info.headers == {"x": "y"}
     assert [*made.info.groups, *made.info.services] == ["g", "s"]
+    assert made.info.names == {"n": (THERE,)}
     frame = encode(made.me)
     assert outputs == [SendData(control_frame(ALL, Kind.ANNOUNCE, ME, MINE, frame)), SendToProxy(PROXY, frame)]
     assert made.update(headers={"x": "y"}, groups=["g"]) == [], "nothing has changed"
     assert made.info.revision == 1
-    made.update(services=[])
+    made.update(services=[], names={})
     assert made.info.revision == 2
+    assert made.info.names == {}
     assert [*made.info.groups, *made.info.services] == ["g"]
     assert hear(made, made.me) == [], "it is our own echo"
 
@@ -647,6 +649,8 @@ def test_a_change_that_cannot_be_announced_changes_nothing() -> None:
         made.update(headers={"x": "y" * 70_000})
     with pytest.raises(ValueError, match="surrogate"):
         made.update(groups=["\ud800"])
+    with pytest.raises(ValueError, match="nonsense"):
+        made.update(names={"n": ("nonsense",)})
     assert made.me == was
 
 

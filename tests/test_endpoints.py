@@ -6,7 +6,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from zdisco._core.endpoints import TcpEndpoint, is_loopback, numeric, parse
+from zdisco._core.endpoints import (
+    TcpEndpoint,
+    check_bindable,
+    check_connectable,
+    is_loopback,
+    is_of_one_host,
+    numeric,
+    parse,
+)
 from zdisco._core.errors import InvalidEndpoint
 
 
@@ -168,3 +176,57 @@ def test_any_text_has_a_spelling_that_stays_or_is_refused(endpoint: str) -> None
     except InvalidEndpoint:
         return
     assert spelling is None or (numeric(spelling) == spelling and is_loopback(spelling) == is_loopback(endpoint))
+
+
+# What any program may be told
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://192.0.2.7:1", "tcp://[2001:db8::1]:65535", "tcp://localhost:1"])
+def test_a_tcp_endpoint_of_one_host_can_be_connected_to_and_bound(endpoint: str) -> None:
+    check_connectable(endpoint)
+    check_bindable(endpoint)
+
+
+@pytest.mark.parametrize("endpoint", ["ipc:///run/x", "ipc://@abstract", "ipc:///" + "x" * 106, "ipc:///é"])
+def test_an_ipc_endpoint_can_be_connected_to_and_bound(endpoint: str) -> None:
+    check_connectable(endpoint)
+    check_bindable(endpoint)
+    assert is_of_one_host(endpoint)
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://*:6000", "tcp://*:*", "tcp://0.0.0.0:0", "tcp://[::]:1", "tcp://eth0:*"])
+def test_wildcards_can_only_be_bound(endpoint: str) -> None:
+    check_bindable(endpoint)
+    with pytest.raises(InvalidEndpoint):
+        check_connectable(endpoint)
+
+
+NO_USE = [
+    "",
+    "x",
+    "tcp://",
+    "tcp://*",
+    "tcp://a:b",
+    "tcp://a;b:1",
+    "inproc://x",
+    "ipc://",
+    "ipc:///",
+    "ipc://*",
+    "ipc://x",
+]
+
+
+@pytest.mark.parametrize("endpoint", [*NO_USE, "ipc:///a\0b", "ipc:///\ud800", "ipc:///" + "x" * 107, "udp://a:1"])
+def test_what_can_neither_be_connected_to_nor_bound_is_named(endpoint: str) -> None:
+    for check in (check_connectable, check_bindable):
+        with pytest.raises(InvalidEndpoint) as caught:
+            check(endpoint)
+        assert caught.value.endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "is_of_one"),
+    [("tcp://127.0.0.1:1", True), ("tcp://localhost:1", True), ("tcp://192.0.2.7:1", False), ("nonsense", False)],
+)
+def test_loopback_and_ipc_are_of_one_host(endpoint: str, is_of_one: bool) -> None:
+    assert is_of_one_host(endpoint) is is_of_one

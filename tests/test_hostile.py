@@ -24,6 +24,7 @@ from classic import Program, Stranger, pack
 from processes import children
 from zdisco import Drop, Event, Peer, PeerConfig, PeerGone, PeerSuspected, Proxy, SocketEvent, Stream
 from zdisco._core.envelope import NUMBER
+from zmtp import GREETING, ready
 
 pytestmark = pytest.mark.anyio
 
@@ -31,14 +32,6 @@ TIMEOUT = 20.0
 """Seconds after which something that does not happen is missed."""
 
 LOOPBACK = "tcp://127.0.0.1:*"
-
-GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x00NULL" + bytes(16) + b"\x00" + bytes(31)
-"""ZMTP 3.0 section 3.1."""
-
-
-def ready(socket_type: bytes) -> bytes:
-    body = b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(socket_type)) + socket_type
-    return b"\x04" + bytes([len(body)]) + body
 
 
 async def until(holds: Callable[[], bool], timeout: float = TIMEOUT) -> None:
@@ -242,6 +235,15 @@ MALFORMED = {
     "session of the wrong length": field("session", "00"),
     "incarnation out of range": field("incarnation", 2**64),
     "headers that are no text": field("headers", {"a": 1}),
+    "names that are a list": field("names", ["clock"]),
+    "a name without endpoints": field("names", {"clock": []}),
+    "a name that is empty": field("names", {"": ["tcp://192.0.2.1:1"]}),
+    "a name with a NUL": field("names", {"a\0b": ["tcp://192.0.2.1:1"]}),
+    "a name that is too long": field("names", {"x" * 256: ["tcp://192.0.2.1:1"]}),
+    "a name for what libzmq reads more into": field("names", {"clock": ["tcp://192.0.2.1;192.0.2.2:1"]}),
+    "a name for nobody's address": field("names", {"clock": ["tcp://0.0.0.0:1"]}),
+    "a name for what the terminal obeys": field("names", {"clock": ["ipc:///\x1b[2J"]}),
+    "a name for another transport": field("names", {"clock": ["pgm://eth0;239.0.0.1:5"]}),
     "name with a surrogate": extended(b'{"name": "\\ud800"}'),
 }
 

@@ -26,7 +26,13 @@ from zdisco import (
 )
 from zdisco._core.model import Cause, Message, PeerInfo, ReconnectStop
 
-INFO = PeerInfo(UUID(int=1), "tcp://127.0.0.1:1", headers={"role": "robot"}, groups=["a", "b"])
+INFO = PeerInfo(
+    UUID(int=1),
+    "tcp://127.0.0.1:1",
+    headers={"role": "robot"},
+    groups=["a", "b"],
+    names={"clock": ["tcp://127.0.0.1:2"]},
+)
 
 
 def test_what_a_peer_says_cannot_be_changed() -> None:
@@ -34,6 +40,8 @@ def test_what_a_peer_says_cannot_be_changed() -> None:
         INFO.name = "mallory"  # type: ignore[misc]
     with pytest.raises(TypeError):
         INFO.headers["role"] = "king"  # type: ignore[index]
+    with pytest.raises(TypeError):
+        INFO.names["clock"] = ()  # type: ignore[index]
 
 
 def test_the_headers_are_a_copy_of_what_was_given() -> None:
@@ -48,15 +56,24 @@ def test_groups_and_services_are_sets_whatever_was_given() -> None:
     assert evolve(INFO, services=iter(["x"])).services == frozenset({"x"})
 
 
+def test_the_names_are_a_copy_of_what_was_given() -> None:
+    given = {"clock": ["tcp://127.0.0.1:2"]}
+    info = PeerInfo(UUID(int=1), "tcp://127.0.0.1:1", names=given)
+    given["clock"].append("tcp://127.0.0.1:3")
+    given["other"] = ["tcp://127.0.0.1:4"]
+    assert info.names == {"clock": ("tcp://127.0.0.1:2",)}
+
+
 def test_equal_peers_are_one_key() -> None:
     assert {INFO: 1}[evolve(INFO)] == 1
     assert evolve(INFO, headers={}) != INFO
+    assert evolve(INFO, names={}) != INFO
 
 
 def test_a_classic_peer_says_only_its_id_and_endpoint() -> None:
     info = PeerInfo(UUID(int=1), "tcp://127.0.0.1:1")
     assert (info.name, info.cluster) == ("", "")
-    assert not any((info.headers, info.groups, info.services))
+    assert not any((info.headers, info.groups, info.services, info.names))
     assert (info.incarnation, info.revision, info.host, info.pid) == (0, 0, "", 0)
 
 

@@ -23,6 +23,7 @@ ORDER = [
     "_core/config",
     "_core/timers",
     "_core/endpoints",
+    "_core/names",
     "_core/events",
     "_core/wire",
     "_core/envelope",

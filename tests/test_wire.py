@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zdisco._core import wire
@@ -132,6 +132,7 @@ def test_the_extension_of_a_full_announce_is_golden() -> None:
         headers={"role": "robot", "a": "1"},
         groups=frozenset({"b", "a"}),
         services=frozenset({"http"}),
+        names={"b": ["ipc:///run/b"], "a": ["tcp://*:6000", "tcp://192.0.2.7:6000"]},
         cluster="lab",
         incarnation=1_700_000_000_000,
         revision=3,
@@ -141,6 +142,7 @@ def test_the_extension_of_a_full_announce_is_golden() -> None:
     message = Announce(info, SESSION, frozenset({"y", "x"}), "k", again=True, informed_by=frozenset({ID, OTHER}))
     body = (
         '{"name":"Zoë","headers":{"a":"1","role":"robot"},"groups":["a","b"],"services":["http"],'
+        '"names":{"a":["tcp://*:6000","tcp://192.0.2.7:6000"],"b":["ipc:///run/b"]},'
         '"cluster":"lab","incarnation":1700000000000,"revision":3,"session":"0102abcd","host":"box","pid":4242,'
         '"key":"k","capabilities":["x","y"],'
         f'"informed_by":["{OTHER}","{ID}"]}}'
@@ -239,11 +241,31 @@ def test_what_is_not_one_object_of_plain_json_is_malformed(body: bytes) -> None:
 NOT_TEXT: list[object] = [1, None, True, [], {}, "\ud800"]
 NOT_TEXTS: list[object] = ["a", {}, None, [1], ["\udfff"]]
 NOT_A_COUNTER: list[object] = [-1, True, False, 1.0, 1e999, "1", None, [], 2**63, 2**200]
+NO_ENDPOINTS = [
+    *("", "nonsense", "tcp://192.0.2.7", "tcp://192.0.2.7:*", "tcp://192.0.2.7:0", "tcp://0.0.0.0:1", "tcp://[::]:1"),
+    *("tcp://*:01", "tcp://*:65536", "tcp://224.0.0.1:1", "tcp://192.0.2.7;192.0.2.8:1", "tcp://192.0.2.7:1\n"),
+    *("inproc://a", "ipc://a", "ipc://*", "ipc:///a\0b", "ipc:///a\x1b[2J", "ipc:///\ud800", "ipc:///" + "x" * 107),
+    *("pgm://eth0;239.0.0.1:5", "udp://192.0.2.7:1", "vmci://1:1", "ws://192.0.2.7:1", "TCP://192.0.2.7:1"),
+]
 WRONG_VALUES: dict[str, list[object]] = {
     **dict.fromkeys(("name", "cluster", "host", "key"), NOT_TEXT),
     **dict.fromkeys(("groups", "services", "capabilities"), NOT_TEXTS),
     **dict.fromkeys(("incarnation", "revision"), NOT_A_COUNTER),
     "pid": [-1, True, 1.0, "1", None, 2**32 + 1],
+    "names": [
+        *(
+            [],
+            "a",
+            None,
+            {"a": "tcp://192.0.2.7:1"},
+            {"a": []},
+            {"a": None},
+            {"a": [1]},
+            {"a": [["tcp://192.0.2.7:1"]]},
+        ),
+        *({name: ["tcp://192.0.2.7:1"]} for name in ("", "a\0b", "\ud800", "x" * 256, "é" * 128)),
+        *({"a": ["tcp://192.0.2.7:1", endpoint]} for endpoint in NO_ENDPOINTS),
+    ],
     "headers": [[], {"a": 1}, {"a": None}, {"\ud800": "a"}, {"a": "\ud800"}],
     "session": ["", "0" * 8, "abc", "0102abcde", "0102 abc", "0102abcg", "٠١٢٣٤٥٦٧", 1, None],
     "informed_by": [str(ID), {}, [1], ["p1"], [str(ID).upper()], [ID.hex], ["{" + ID.hex + "}"]],
@@ -256,6 +278,11 @@ def test_a_field_of_the_wrong_type_or_range_is_malformed(fields: dict[str, objec
     body = json.dumps(fields).replace("Infinity", "1e999").encode()
     with pytest.raises(MalformedMessage):
         decode(extended(body))
+
+
+def test_the_longest_names_are_in_range() -> None:
+    names = {"é" * 127 + "x": ("tcp://" + "a" * 63 + ".example:1", "ipc:///" + "x" * 106)}
+    assert announced(names={name: list(endpoints) for name, endpoints in names.items()}).info.names == names
 
 
 def test_the_largest_numbers_are_in_range() -> None:
@@ -329,6 +356,9 @@ def test_an_endpoint_that_does_not_fit_is_refused(endpoint: str) -> None:
         Announce(PeerInfo(ID, ENDPOINT, name="\ud800")),
         Announce(PeerInfo(ID, ENDPOINT, name=7)),  # type: ignore[arg-type]
         Announce(PeerInfo(ID, ENDPOINT, headers={"a": 1})),  # type: ignore[dict-item]
+        Announce(PeerInfo(ID, ENDPOINT, names={"": ["tcp://192.0.2.7:1"]})),
+        Announce(PeerInfo(ID, ENDPOINT, names={"a": []})),
+        Announce(PeerInfo(ID, ENDPOINT, names={"a": ["tcp://0.0.0.0:1"]})),
         Announce(PeerInfo(ID, ENDPOINT), session=b"abc"),
         Farewell(ID, ENDPOINT, session=b"abcde"),
         Farewell(ID, ENDPOINT, incarnation=-1),
@@ -348,6 +378,12 @@ counters = st.integers(0, 2**63 - 1)
 sessions = st.binary(min_size=4, max_size=4)
 printable = st.characters(codec="utf-8", exclude_categories=("C", "Z"))
 endpoints = st.text(printable, min_size=1, max_size=60).filter(str.isprintable)
+registered = st.lists(
+    st.sampled_from(["tcp://*:1", "tcp://192.0.2.7:65535", "tcp://[2001:db8::1]:1", "tcp://robot.local:1", "ipc://@x"])
+    | texts.filter(str.isprintable).map("ipc:///x".__add__),
+    min_size=1,
+    max_size=3,
+)
 infos = st.builds(
     PeerInfo,
     st.uuids(),
@@ -356,6 +392,7 @@ infos = st.builds(
     headers=st.dictionaries(texts, texts, max_size=4),
     groups=names,
     services=names,
+    names=st.dictionaries(texts.filter(lambda text: text and "\0" not in text), registered, max_size=3),
     cluster=texts,
     incarnation=counters,
     revision=counters,
@@ -409,12 +446,13 @@ json_values = st.recursive(
     max_leaves=6,
 )
 KEYS = [
-    *("name", "headers", "groups", "services", "cluster", "incarnation", "revision"),
+    *("name", "headers", "groups", "services", "names", "cluster", "incarnation", "revision"),
     *("session", "host", "pid", "key", "capabilities", "informed_by"),
 ]
 
 
 @given(st.sampled_from([b"C", b"D", b"W"]), st.dictionaries(st.sampled_from(KEYS), json_values, max_size=4))
+@example(b"C", {"names": {"a": ["tcp://*:1"]}})
 def test_any_json_decodes_or_is_malformed(command: bytes, fields: dict[str, object]) -> None:
     is_value_or_malformed(extended(json.dumps(fields).encode(), classic=command + CLASSIC_C[1:]))
 

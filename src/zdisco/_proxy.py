@@ -22,7 +22,7 @@ import anyio.lowlevel
 from ._background import Background
 from ._core.actions import Drop
 from ._core.config import PeerConfig
-from ._core.endpoints import numeric, parse
+from ._core.endpoints import numeric, split_bound
 from ._core.errors import BindError, ClosedError, InvalidEndpoint, MalformedMessage
 from ._core.model import Endpoint
 from ._core.wire import Welcome, decode, encode
@@ -241,14 +241,7 @@ def _split(endpoint: Endpoint) -> tuple[str, str]:
     """
     if not isinstance(endpoint, str):
         raise TypeError(f"an endpoint must be of type str, not {endpoint!r}")
-    address, _, port = endpoint.rpartition(":")
-    host = address.removeprefix("tcp://")
-    somewhere = "tcp://0.0.0.0" if host == "*" else address
-    try:
-        parse(f"{somewhere}:{'1' if port in ('*', '0') else port}")
-    except InvalidEndpoint as error:
-        raise InvalidEndpoint(endpoint, error.reason) from None
-    return host, port
+    return split_bound(endpoint)
 
 
 def _check_advertised(host: str) -> None:

@@ -61,6 +61,7 @@ def print_json(peers: Sequence[PeerInfo]) -> None:
             "headers": dict(peer.headers),
             "groups": sorted(peer.groups),
             "services": sorted(peer.services),
+            "names": {name: list(endpoints) for name, endpoints in sorted(peer.names.items())},
             "cluster": peer.cluster,
             "incarnation": peer.incarnation,
             "revision": peer.revision,

@@ -309,6 +309,7 @@ class Discovery:
         headers: Mapping[str, str] | None = None,
         groups: Iterable[str] | None = None,
         services: Iterable[str] | None = None,
+        names: Mapping[str, tuple[Endpoint, ...]] | None = None,
     ) -> list[Output]:
         """Announce a change of ourselves to all; what is not given stays as it is.
 
@@ -322,6 +323,7 @@ class Discovery:
             headers=mine.headers if headers is None else headers,
             groups=mine.groups if groups is None else groups,
             services=mine.services if services is None else services,
+            names=mine.names if names is None else names,
         )
         if changed == mine or self.stage is not Stage.STARTED:
             return []

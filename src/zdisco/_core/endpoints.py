@@ -1,4 +1,4 @@
-"""What a ``tcp`` endpoint says, and its one numeric spelling.
+"""What an endpoint says, and the one numeric spelling of a ``tcp`` endpoint.
 
 Rule 1: an endpoint that came from the network goes through `numeric` before libzmq sees it.
 libzmq reads more than an address: ``tcp://source;address``, wildcards, ports of any length.
@@ -22,6 +22,10 @@ _CACHED = 1024
 """Endpoints whose parsing is remembered: each peer names its own in every announce."""
 _HOST_LIMIT = 253
 """Characters of a DNS name in text form (RFC 1035 section 2.3.4)."""
+_IPC_LIMIT = 107
+"""Bytes in the path of a local socket: the system has 108, one is the NUL."""
+ANYWHERE = frozenset({"*", "0.0.0.0", "[::]"})
+"""Hosts, as they are written in an endpoint, that mean all interfaces."""
 
 _ENDPOINT = re.compile(r"tcp://(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<plain>[^\[\]:]*)):(?P<port>[0-9]{1,5})")
 # RFC 1123 section 2.1, and the underscore, which container networks use in names.
@@ -63,6 +67,66 @@ def parse(endpoint: Endpoint) -> TcpEndpoint:
     if not (_is_name(host) if bracketed is None else _is_ipv6(host)):
         raise InvalidEndpoint(endpoint, "the host is neither a name nor an address")
     return TcpEndpoint(host, port)
+
+
+def split_bound(endpoint: Endpoint) -> tuple[str, str]:
+    """Host and port, as they are written, of a ``tcp`` endpoint to bind: both may be wildcards.
+
+    Raises:
+        InvalidEndpoint: If it is not of the form ``tcp://host:port``.
+    """
+    address, _, port = endpoint.rpartition(":")
+    host = address.removeprefix("tcp://")
+    somewhere = "tcp://0.0.0.0" if host == "*" else address
+    try:
+        parse(f"{somewhere}:{'1' if port in ('*', '0') else port}")
+    except InvalidEndpoint as error:
+        raise InvalidEndpoint(endpoint, error.reason) from None
+    return host, port
+
+
+def check_connectable(endpoint: Endpoint) -> None:
+    """Check an endpoint that any program may be told to connect to.
+
+    Raises:
+        InvalidEndpoint: If it is neither ``tcp`` with the name or the address of one host, nor ``ipc`` with a path.
+    """
+    if not _is_ipc(endpoint):
+        numeric(endpoint)
+
+
+def check_bindable(endpoint: Endpoint) -> None:
+    """Check an endpoint that any program may be told to bind; host and port may be wildcards.
+
+    Raises:
+        InvalidEndpoint: If it is neither ``tcp`` with a host and a port, nor ``ipc`` with a path.
+    """
+    if not _is_ipc(endpoint):
+        split_bound(endpoint)
+
+
+def _is_ipc(endpoint: Endpoint) -> bool:
+    """Whether it is an ``ipc`` endpoint that means the same to every program of its machine.
+
+    Raises:
+        InvalidEndpoint: If it is one, but cannot be used, or is of a transport that does not lead to other programs.
+    """
+    if endpoint.startswith("tcp://"):
+        return False
+    path = endpoint.removeprefix("ipc://")
+    if path == endpoint:
+        raise InvalidEndpoint(endpoint, "neither of the form tcp://host:port nor ipc:///path")
+    # What begins with @ has no file (Linux). A path that begins elsewhere is another one in each directory.
+    if len(path) < 2 or path[0] not in "/@" or not path.isprintable():
+        raise InvalidEndpoint(endpoint, "the path is not absolute, or not printable")
+    if len(path.encode()) > _IPC_LIMIT:
+        raise InvalidEndpoint(endpoint, f"the path has more than {_IPC_LIMIT} bytes")
+    return True
+
+
+def is_of_one_host(endpoint: Endpoint) -> bool:
+    """Whether it can be reached from its own host only; never raises."""
+    return endpoint.startswith("ipc://") or is_loopback(endpoint)
 
 
 def numeric(endpoint: Endpoint) -> Endpoint | None:

@@ -33,6 +33,10 @@ def _names(names: Iterable[str]) -> frozenset[str]:
     return frozenset(names)
 
 
+def _registered(names: Mapping[str, Iterable[Endpoint]]) -> Mapping[str, tuple[Endpoint, ...]]:
+    return MappingProxyType({name: tuple(endpoints) for name, endpoints in names.items()})
+
+
 @frozen
 class PeerInfo:
     """What a peer says about itself when it announces.
@@ -48,6 +52,9 @@ class PeerInfo:
     """What it wants the others to know, text to text; read-only."""
     groups: frozenset[str] = field(default=frozenset(), converter=_names)
     services: frozenset[str] = field(default=frozenset(), converter=_names)
+    names: Mapping[str, tuple[Endpoint, ...]] = field(factory=dict, converter=_registered, hash=False)
+    """What it has registered, each name with its endpoints, as it announces them; read-only. The host ``*`` stands for
+    that of its ``endpoint``; what a name leads to from here `Peer.resolve` knows."""
     cluster: str = ""
     """Peers of different clusters do not link, though they share a proxy."""
     incarnation: int = 0
@@ -59,7 +66,8 @@ class PeerInfo:
 
     def __reduce__(self) -> tuple[partial[PeerInfo], tuple[()]]:
         # A read-only view, such as the headers are, cannot be pickled.
-        return partial(PeerInfo, **asdict(self, recurse=False) | {"headers": dict(self.headers)}), ()
+        copies = {"headers": dict(self.headers), "names": dict(self.names)}
+        return partial(PeerInfo, **asdict(self, recurse=False) | copies), ()
 
 
 class LinkState(Enum):

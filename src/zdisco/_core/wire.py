@@ -12,8 +12,8 @@ programs find all that they want; they cut off what follows::
     extension: "ZD", version (1), flags, length (4 bytes, big-endian), so many bytes of JSON
 
 Rule 2: `decode` takes any bytes and ends in a value or in `MalformedMessage`. What comes out is
-checked: nobody downstream looks at types, ranges or encodings again. Whether an endpoint can be
-*used* is another question, see ``endpoints.py``.
+checked: nobody downstream looks at types, ranges or encodings again. Whether the endpoint of a peer can
+be *used* is another question, see ``endpoints.py``.
 
 Rule 3: `encode` refuses what `decode` would refuse, so ``decode(encode(m)) == m``. Equal
 messages give equal bytes.
@@ -32,6 +32,7 @@ from attrs import frozen
 
 from .errors import AnnounceTooLarge, InvalidEndpoint, MalformedMessage
 from .model import NO_SESSION, Endpoint, PeerId, PeerInfo
+from .names import announced, check_registered
 
 WELCOME = b"W"
 ANNOUNCE = b"C"
@@ -171,6 +172,7 @@ def _extension_fields(message: DiscoveryMessage) -> dict[str, object]:
                 "headers": dict(sorted(info.headers.items())),
                 "groups": sorted(info.groups),
                 "services": sorted(info.services),
+                "names": {name: list(endpoints) for name, endpoints in sorted(info.names.items())},
                 "cluster": info.cluster,
                 "incarnation": info.incarnation,
                 "revision": info.revision,
@@ -289,6 +291,7 @@ def _info(peer_id: UUID, endpoint: str, fields: _Fields) -> PeerInfo:
         headers=fields.headers(),
         groups=fields.texts("groups"),
         services=fields.texts("services"),
+        names=fields.names(),
         cluster=fields.text("cluster"),
         incarnation=fields.number("incarnation", MAX_INCARNATION),
         revision=fields.number("revision", MAX_REVISION),
@@ -324,6 +327,12 @@ class _Fields:
             raise ValueError("headers is not an object")
         return {_text("headers", name): _text("headers", item) for name, item in value.items()}
 
+    def names(self) -> Mapping[str, list[Endpoint]]:
+        value = self.found.get("names", {})
+        if not isinstance(value, dict):
+            raise ValueError("names is not an object")
+        return {_name(name): _endpoints(endpoints) for name, endpoints in value.items()}
+
     def number(self, key: str, limit: int) -> int:
         value = self.found.get(key, 0)
         # ``true`` is no number, though bool is an int to Python.
@@ -348,3 +357,19 @@ def _text(key: str, value: object) -> str:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{key} holds a surrogate")
     return value
+
+
+def _name(value: object) -> str:
+    name = _text("names", value)
+    check_registered(name)
+    return name
+
+
+def _endpoints(value: object) -> list[Endpoint]:
+    # Whoever resolves a name hands the endpoint to a socket of his own, so all that libzmq might read in it is out.
+    if not isinstance(value, list) or not value:
+        raise ValueError("names holds a name without endpoints")
+    endpoints = [_text("names", item) for item in value]
+    if any(announced(endpoint) != endpoint for endpoint in endpoints):
+        raise ValueError("names holds an endpoint that is not as it is announced")
+    return endpoints
