@@ -92,6 +92,7 @@ REASONS = {
     "request_timeout": "A responder that dies is told at once, so this bounds only one that is slow, or an answer that"
     " was lost in a full queue.",
     "serve_limit": "Handlers wait most of the time; more at once than this want a number chosen for them.",
+    "hosts_interval": "A look costs microseconds; who has changed the file does not wait for long.",
     "event_capacity": "Some thousand peers may come and go before somebody looks.",
     "expected_peers": "Tens of peers are what a full mesh is for.",
     "max_peers": "More than a full mesh of connections can carry anyway.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -11,9 +11,11 @@ import pytest
 from anyio.lowlevel import checkpoint
 from trio.testing import MockClock
 
-from zdisco import Event, Peer, Stream
+from zdisco import BindError, Event, Peer, PeerConfig, Stream
+from zdisco._channels import Network
 from zdisco._core.envelope import ControlFrame, Kind, split
-from zdisco.testing import MemoryNetwork
+from zdisco._core.model import Endpoint
+from zdisco.testing import MemoryNetwork, _PeerNetwork
 
 JUMPING = pytest.mark.parametrize(
     "anyio_backend", [pytest.param(("trio", {"clock": MockClock(autojump_threshold=0)}), id="trio-jumping")]
@@ -76,3 +78,28 @@ async def turn_until(holds: Callable[[], bool]) -> None:
     with anyio.fail_after(LIMIT):
         while not holds():
             await checkpoint()
+
+
+class Machine:
+    """A network in memory, as one machine sees it that may have another address at any time."""
+
+    def __init__(self, net: MemoryNetwork, address: str) -> None:
+        self.net = net
+        self.address = address
+
+    def __call__(self, config: PeerConfig) -> Network:
+        return _Network(self, config)
+
+
+class _Network(_PeerNetwork):
+    def __init__(self, machine: Machine, config: PeerConfig) -> None:
+        super().__init__(machine.net, config)
+        self._machine = machine
+
+    async def local_address(self, proxies: Sequence[Endpoint]) -> str:
+        if not self._machine.address:
+            raise BindError("tcp://*", 0, "no way")
+        return self._machine.address
+
+    def has_address(self, host: str) -> bool:
+        return host == self._machine.address

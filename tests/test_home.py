@@ -4,49 +4,23 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Sequence
 
 import anyio
 import pytest
 from attrs import evolve
 
+from meshes import Machine
 from processes import until
 from zdisco import BindError, Peer, PeerConfig
-from zdisco._channels import DataChannel, Network
-from zdisco._core.model import Endpoint
+from zdisco._channels import DataChannel
 from zdisco._home import Home
 from zdisco._zmq.network import has_address, route_to
-from zdisco.testing import MemoryNetwork, _PeerNetwork
+from zdisco.testing import MemoryNetwork
 
 pytestmark = pytest.mark.anyio
 
 PROXY = "tcp://10.0.0.1:5555"
 CONFIG = PeerConfig(address_interval=0.01)
-
-
-class Machine:
-    """A network in memory, as one machine sees it that may have another address at any time."""
-
-    def __init__(self, net: MemoryNetwork, address: str) -> None:
-        self.net = net
-        self.address = address
-
-    def __call__(self, config: PeerConfig) -> Network:
-        return _Network(self, config)
-
-
-class _Network(_PeerNetwork):
-    def __init__(self, machine: Machine, config: PeerConfig) -> None:
-        super().__init__(machine.net, config)
-        self._machine = machine
-
-    async def local_address(self, proxies: Sequence[Endpoint]) -> str:
-        if not self._machine.address:
-            raise BindError("tcp://*", 0, "no way")
-        return self._machine.address
-
-    def has_address(self, host: str) -> bool:
-        return host == self._machine.address
 
 
 async def test_a_peer_goes_where_its_machine_goes_and_joins_again_there() -> None:

@@ -91,6 +91,10 @@ class Driver:
         """Sends what was published and has not left yet."""
         self.inbox: Mapping[Kind, Callable[[ControlFrame], None]] = {}
         """Who takes which frames of our inbox; the others are for the core."""
+        self.chores: list[Callable[[], Coroutine[None, None, None]]] = []
+        """What else is to be done as long as we run."""
+        self.moved: Callable[[], None] = _nothing
+        """Called when our data channel listens elsewhere."""
         self._tell = tell
         self._network = network
         self._home = home
@@ -145,6 +149,8 @@ class Driver:
             self._tasks.start_soon(self._keep_time)
             if self._home.may_change:
                 self._tasks.start_soon(self._keep_home)
+            for chore in self.chores:
+                self._tasks.start_soon(chore)
 
     async def _keep_time(self) -> None:
         while True:
@@ -170,6 +176,7 @@ class Driver:
             endpoint = await self._home.moved(self._network, self.data)
             if endpoint is not None:
                 self.feed(self.core.moved(endpoint, current_time()))
+                self.moved()
                 for side in self._proxies.values():
                     side.channel.reconnect()
 
@@ -388,7 +395,7 @@ class Driver:
 
 
 def _nothing() -> None:
-    """Before anything is published."""
+    """Before anybody asks for more."""
 
 
 class _ProxySide:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self, overload
 from uuid import UUID, uuid4
@@ -48,16 +49,20 @@ from ._core.errors import (
     FarewellTimeout,
     IdentityConflict,
     MalformedMessage,
+    UnknownName,
     UnknownPeer,
 )
 from ._core.events import Event, EventsDropped, PeerEvent, ProxyFound, ProxyLost
-from ._core.model import NO_SESSION, LinkInfo, Message, PeerInfo, StreamOverflow
+from ._core.model import NO_SESSION, Endpoint, LinkInfo, Message, PeerInfo, StreamOverflow
+from ._core.names import announced, check_registered
 from ._core.wire import Announce, encode
 from ._driver import Driver
 from ._embedded import EmbeddedProxy
 from ._home import Home
+from ._hosts import HostsFile
 from ._loops import current_time, runs_in
 from ._messages import InboxStream, M, MessageStream, Received
+from ._names import Names, Registration
 from ._proxy import Proxy
 from ._publisher import Publisher
 from ._reachability import SERVICE, Reachability, decode_row, encode_row, reachability
@@ -101,6 +106,8 @@ class Peer:
         host: Local address to bind the data channel to; by default the one that routes to the first proxy.
         port: Port of the data channel; by default an ephemeral one.
         advertise: Host, or ``tcp`` endpoint, that the others connect to, where it differs from the bound one.
+        hosts: A file, in ZPL, that says where names lead from this machine, whatever others register; read again when
+            it changes. If it cannot be used then, that is logged, and what it said before counts on.
         config: Every interval, timeout and bound.
         wait: Whether entering the block waits for discovery; if not, call `discover`.
         network: Makes the channels; `zdisco.testing` has one without sockets.
@@ -108,6 +115,7 @@ class Peer:
     Raises:
         InvalidEndpoint: If a proxy is no endpoint, or with ``embed`` not one of ``tcp``, ``host`` no address, or
             ``advertise`` neither host nor endpoint.
+        InvalidHosts: If the hosts file is not there, or cannot be used.
         AnnounceTooLarge: If name, headers and groups do not fit into one announce.
         TypeError: If an argument is of the wrong type.
         ValueError: If ``port`` is none, the name of a group could be no topic, or ``embed`` is asked for together
@@ -136,6 +144,7 @@ class Peer:
         host: str | None = None,
         port: int = 0,
         advertise: str | None = None,
+        hosts: str | os.PathLike[str] | None = None,
         config: PeerConfig | None = None,
         wait: bool = True,
         network: Callable[[PeerConfig], Network] = ZmqNetwork,
@@ -167,6 +176,7 @@ class Peer:
                 raise ValueError("embed hosts a proxy on sockets, which a network without them does not reach")
             Proxy(self._proxies[0])  # raises if it could be none
         self._embedded = EmbeddedProxy(self._proxies[0]) if embed else None
+        self._names = Names(None if hosts is None else HostsFile(hosts), self._config.hosts_interval)
         self._wait = wait
         self._new_network = network
         self._network: Network | None = None
@@ -289,6 +299,7 @@ class Peer:
             self._me, self._config, self._data, self._channels, self._network, self._home, self._tell, self._observe
         )
         self._drops = driver.drops
+        self._names.open(driver)
         self._publisher = Publisher(driver, self._config, lambda: self._staying)
         self._take = self._publisher.take
         driver.flush = self._publisher.flush
@@ -326,6 +337,7 @@ class Peer:
             logger.error("%s", self._why_closed())
         self._end_requests("is not open")
         self._services.end()
+        self._names.close()
         streams: list[Stream[Any]] = [*self._event_streams, *self._monitor_streams]
         if driver is not None:
             streams += driver.messages
@@ -505,6 +517,7 @@ class Peer:
         if isinstance(event, PeerEvent) and self._requests is not None:
             self._requests.told(event)
             self._publishing.told(event)
+            self._names.told(event)
         for stream in self._event_streams:
             stream._push([event])
 
@@ -748,6 +761,103 @@ class Peer:
         Cancellation: safe; the message has been sent, or has not.
         """
         await self._publishing.publish_group(group, payload_bytes(payload))
+
+    # Names
+
+    def register(self, name: str, *endpoints: Endpoint) -> AbstractAsyncContextManager[None]:
+        """Let others find endpoints, of whatever sockets, under a name.
+
+        Use it with ``async with``: when the block is entered, the announce with the name has gone out to
+        all; when it is left, another one without it. If our process ends before, the name leads there no
+        longer as soon as the others are told `PeerGone`. Any number of peers, and of blocks in one, may
+        register the same name; it leads to all their endpoints.
+
+        Entering raises `AnnounceTooLarge` if no more fits into our announce, and `ClosedError` if the peer is
+        not open, or is leaving. Cancelling it is safe: then nothing is registered.
+
+        Args:
+            name: Text without NUL, not empty, at most 255 bytes of UTF-8.
+            endpoints: What others connect to, one at least, the best first: ``tcp://host:port``, or
+                ``ipc:///path``, which leads there from this machine only, as a loopback address does. A
+                host that means all interfaces, as in the ``LAST_ENDPOINT`` of a socket that is bound to
+                ``tcp://*:6000``, stands for that of our data channel, also when it moves.
+
+        Raises:
+            TypeError: If an argument is not text.
+            ValueError: If ``name`` could be none, or no endpoint is given.
+            InvalidEndpoint: If nobody could connect to an endpoint.
+        """
+        check_registered(name)
+        if not endpoints:
+            raise ValueError(f"the name {name!r} is registered for an endpoint, or several")
+        return Registration(self._names, lambda: self._staying, name, [announced(endpoint) for endpoint in endpoints])
+
+    @property
+    def names(self) -> Mapping[str, tuple[Endpoint, ...]]:
+        """All names that lead anywhere now, in their order, each with its endpoints, the best first; read-only.
+
+        Those in the hosts file, and those that the peers that are there have registered, ourselves and
+        suspect ones too. See `resolve`.
+        """
+        return self._names.known()
+
+    async def resolve(self, name: str, *, timeout: float | None = None) -> Endpoint:
+        """Find the endpoint to connect to for a name, or wait until there is one.
+
+        Where the hosts file has one to connect to, it is the first of those. Else it is one that a peer has
+        registered, if need be ourselves: of a peer that is not suspect rather than of one that is, then of
+        the one that was started first. So all peers that see the same choose the same, and go on to the same
+        next one when it is gone.
+
+        Args:
+            name: The name.
+            timeout: Seconds to wait at the most; 0: only what is known now; not given: as long as it takes.
+
+        Raises:
+            UnknownName: If it led nowhere in time.
+            TypeError: If an argument is of the wrong type.
+            ValueError: If ``name`` could be none.
+            ClosedError: If the peer is not open, or is closed meanwhile.
+
+        Cancellation: safe.
+        """
+        check_registered(name)
+        seconds = None if timeout is None else timeout_seconds(timeout)
+        await anyio.lowlevel.checkpoint()
+        with anyio.move_on_after(seconds):
+            while True:
+                driver = self._opened
+                if found := self._names.endpoints(name):
+                    return found[0]
+                await driver.changed()
+        raise UnknownName(name, 0.0 if seconds is None else seconds)
+
+    def bind_endpoint(self, name: str) -> Endpoint:
+        """What the hosts file says that the program which serves a name binds.
+
+        Raises:
+            UnknownName: If it does not say it, or there is none.
+            TypeError: If ``name`` is not text.
+            ValueError: If it could be no name.
+        """
+        check_registered(name)
+        return self._names.bound(name)
+
+    def watch(self, name: str) -> Stream[tuple[Endpoint, ...]]:
+        """All endpoints that a name leads to, the best first: those of now, and all of them again at each change.
+
+        The first of them is what `resolve` returns; none is an empty tuple. A reader that is slow gets the
+        newest only. May be called before the block is entered. Ends when the peer is closed.
+
+        Args:
+            name: The name.
+
+        Raises:
+            TypeError: If ``name`` is not text.
+            ValueError: If it could be no name.
+        """
+        check_registered(name)
+        return self._names.watch(name)
 
     # Messages to one peer, and requests
 

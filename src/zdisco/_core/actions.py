@@ -137,7 +137,7 @@ class DeliverRetained:
 
 
 class Drop(Enum):
-    """Why something that came from the network was dropped."""
+    """Why something that came from outside, nearly always from the network, was dropped."""
 
     MALFORMED_DISCOVERY = "malformed discovery message"
     MALFORMED_CONTROL = "malformed control frame"
@@ -160,6 +160,7 @@ class Drop(Enum):
     STREAM_FULL = "message for a stream whose reader is too slow"
     LATE_REPLY = "reply that nobody waits for any more"
     FORGED_REPLY = "reply of a peer that was not asked"
+    INVALID_HOSTS = "change of the hosts file that cannot be used"
     SEND_QUEUE_FULL = "discovery message for a proxy whose queue is full"
 
 

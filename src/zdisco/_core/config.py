@@ -202,6 +202,8 @@ class PeerConfig:
     """How long a request waits for its reply."""
     serve_limit: int = field(default=64, validator=_is_count)
     """Requests to one service that its handler works on at the same time."""
+    hosts_interval: float = field(default=1.0, validator=_is_seconds)
+    """A hosts file is looked at this often for a change, and whenever a name is asked for."""
     event_capacity: int = field(default=10_000, validator=_is_count)
     """Events that wait in one event or monitor stream before the oldest are dropped."""
     expected_peers: int = field(default=32, validator=_is_count)

@@ -10,7 +10,9 @@
     ├── BindError              (OSError)       an endpoint could not be bound
     ├── SocketLimitError       (OSError)       no sockets or descriptors are left
     ├── InvalidEndpoint        (ValueError)    an endpoint that the caller gave cannot be used
+    ├── InvalidHosts           (ValueError)    a hosts file cannot be read
     ├── AnnounceTooLarge       (ValueError)    name, headers, ... do not fit into one announce
+    ├── UnknownName            (LookupError, TimeoutError)  a name leads nowhere, or did not in time
     ├── UnknownPeer            (LookupError)   no such peer is joined
     ├── NoResponder            (LookupError)   no joined peer offers the service
     ├── ResponderGone          the peer that was asked is gone
@@ -154,8 +156,20 @@ class InvalidEndpoint(ZdiscoError, ValueError):
         return f"{self.endpoint!r} is not a usable endpoint: {self.reason}"
 
 
+class InvalidHosts(ZdiscoError, ValueError):
+    """A hosts file is not there, or what stands in it says nothing that can be used."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the hosts file {self.path} cannot be used: {self.reason}"
+
+
 class AnnounceTooLarge(ZdiscoError, ValueError):
-    """Name, headers, groups and services together do not fit into one announce."""
+    """Name, headers, groups, services and registered names together do not fit into one announce."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(size, limit)
@@ -164,6 +178,21 @@ class AnnounceTooLarge(ZdiscoError, ValueError):
 
     def __str__(self) -> str:
         return f"the announce takes {self.size} bytes of JSON, the limit is {self.limit}"
+
+
+class UnknownName(ZdiscoError, LookupError, TimeoutError):
+    """A name leads to no endpoint, or led to none in time."""
+
+    def __init__(self, name: str, timeout: float = 0.0) -> None:
+        waited = f" within {timeout:g} s" if timeout > 0 else ""
+        # An OSError would take two arguments for its number and its text.
+        super().__init__(f"the name {name!r} leads to no endpoint{waited}")
+        self.name = name
+        self.timeout = timeout
+        """Seconds for which it was waited for."""
+
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, float]]:
+        return type(self), (self.name, self.timeout)
 
 
 class UnknownPeer(ZdiscoError, LookupError):

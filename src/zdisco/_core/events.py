@@ -22,7 +22,7 @@ class PeerJoined:
 
 @frozen
 class PeerUpdated:
-    """A joined peer announced a change of itself: of its headers, its groups or its services.
+    """A joined peer announced a change of itself: of its headers, its groups, its services or its names.
 
     Once for each change, in their order; of several in a row only the newest may be told.
     """
