@@ -21,6 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -74,6 +75,13 @@ async def proxy() -> AsyncIterator[Proxy]:
     async with Proxy("tcp://127.0.0.1:*") as proxy:
         await anyio.wait_all_tasks_blocked()
         yield proxy
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose path leaves room for that of a local socket, which has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="zdisco-", dir="/tmp") as directory:
+        yield Path(directory)
 
 
 def _raise_descriptor_limit() -> None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
@@ -27,6 +28,7 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 import click
+import zmq
 from click.testing import CliRunner, Result
 
 from zdisco import (
@@ -248,6 +250,64 @@ def test_a_reader_that_goes_away_ends_a_peer_without_a_trace(proxy: str) -> None
             assert process.stderr.read() == b""
         finally:
             process.kill()
+
+
+# Names
+
+
+def asked(endpoint: str, question: str) -> list[str]:
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+        socket.setsockopt(zmq.RCVTIMEO, int(TIMEOUT * 1000))
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(endpoint)
+        socket.send(question.encode())
+        return [frame.decode() for frame in socket.recv_multipart()]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_local_programs_are_told_where_names_lead(
+    proxy: str, backend: str, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path))
+    hosts = short_path / "hosts.zpl"
+    hosts.write_text("pinned = tcp://192.0.2.1:6000\n")
+    clock = ["--register", "clock=tcp://192.0.2.2:6000", "--register", "clock=ipc:///run/clock=1"]
+    with (
+        zdisco("names", "--proxy", proxy, "--hosts", str(hosts), "--backend", backend) as names,
+        peer(proxy, "bob", *clock, "--backend", backend) as bob,
+    ):
+        endpoint = names.wait_for("^endpoint (.*)$")[1]
+        assert endpoint == f"ipc://{short_path}/zdisco/names"
+        bob.wait_for("Joined zdisco-names")
+        with zdisco("ls", "--proxy", proxy, "--json") as program:
+            assert program.exit_code() == 0
+            rows = {row["name"]: row for row in json.loads("\n".join(program.lines))}
+        assert rows["bob"]["names"] == {"clock": ["tcp://192.0.2.2:6000", "ipc:///run/clock=1"]}
+        assert rows["zdisco-names"]["names"] == {}
+        assert asked(endpoint, "clock") == ["OK", "tcp://192.0.2.2:6000", "ipc:///run/clock=1"]
+        assert asked(endpoint, "pinned") == ["OK", "tcp://192.0.2.1:6000"]
+        assert asked(endpoint, "nobody") == ["UNKNOWN"]
+        assert asked(endpoint, "x" * 256)[0] == "ERROR"
+        bob.process.kill()
+        bob.exit_code()
+        deadline = time.monotonic() + TIMEOUT
+        while asked(endpoint, "clock") != ["UNKNOWN"]:
+            assert time.monotonic() < deadline
+        assert names.leave(signal.SIGTERM) == 0
+        assert names.errors == ""
+        answered, refused = names.lines[1:]
+        assert int(answered.removeprefix("answered ")) >= 4
+        assert refused == "refused 1"
+
+
+def test_a_place_where_somebody_listens_ends_with_one_line(proxy: str, short_path: Path) -> None:
+    where = ["--proxy", proxy, "--bind", f"ipc://{short_path}/names"]
+    with zdisco("names", *where) as first:
+        first.wait_for("^endpoint")
+        with zdisco("names", *where) as second:
+            assert second.exit_code() == 1
+            assert second.errors == f"Error: cannot bind ipc://{short_path}/names: somebody listens there\n"
+        assert asked(f"ipc://{short_path}/names", "nobody") == ["UNKNOWN"]
 
 
 # The list
@@ -544,6 +604,12 @@ def test_without_a_standard_output_nothing_is_printed(proxy: str, arguments: lis
         (["peer", "--stop-reconnect-on", "4"], "4 is not in the range 0<=x<=3"),
         (["peer", "--timeout", "-1"], "-1.0 is not in the range x>0"),
         (["peer", "--name", "x" * 70_000], "the limit is 65536"),
+        (["peer", "--register", "clock"], "'clock' is not of the form NAME=ENDPOINT"),
+        (["peer", "--register", "clock=nonsense"], "'nonsense' is not a usable endpoint"),
+        (["peer", "--register", "clock=tcp://127.0.0.1:*"], "others cannot know its port"),
+        (["names", "--bind", "nonsense"], "'nonsense' is not a usable endpoint"),
+        (["names", "--bind", "ipc://names"], "the path is not absolute"),
+        (["names", "--hosts", "nowhere.zpl"], "cannot be used: no such file or directory"),
         (["ls", "--wait", "0"], "0.0 is not in the range x>0"),
         (["ls", "--proxy", ""], "'--proxy': '' must begin with tcp://"),
         (["demo", "now"], "unexpected extra argument"),
@@ -569,7 +635,7 @@ def test_a_backend_that_is_not_installed_is_a_usage_error(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["proxy"], ["peer"], ["ls"], ["demo"], ["zpl"], ["zpl", "check"], ["zpl", "fmt"]]
+    "command", [[], ["proxy"], ["peer"], ["names"], ["ls"], ["demo"], ["zpl"], ["zpl", "check"], ["zpl", "fmt"]]
 )
 def test_each_command_has_help(command: list[str]) -> None:
     result = CliRunner().invoke(commands.zdisco, [*command, "--help"])

@@ -39,6 +39,7 @@ from ._peer import Peer, Subscription
 from ._proxy import Proxy
 from ._reachability import Reachability
 from ._requests import Reply
+from ._responder import NameResponder
 from ._services import Request, Service
 from ._streams import Stream
 from ._zmq.monitor import MonitorEvent, MonitorStream, SocketEvent, monitor
@@ -63,6 +64,7 @@ __all__ = [
     "MessagesLost",
     "MonitorEvent",
     "MonitorStream",
+    "NameResponder",
     "NoResponder",
     "Overflow",
     "Peer",

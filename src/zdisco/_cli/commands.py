@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import click
 
-from .. import Drop, Peer, PeerConfig, Proxy, ZdiscoError
+from .. import Drop, NameResponder, Peer, PeerConfig, Proxy, ZdiscoError
 from .running import escape_what_cannot_be_shown, run
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -95,6 +95,7 @@ def _joining(command: F) -> F:
     return command
 
 
+_embed = click.option("--embed", is_flag=True, help="Host the proxy whenever nobody else does.")
 _backend = click.option(
     "--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True, help="Event loop."
 )
@@ -197,7 +198,15 @@ def proxy(bind: str, relay: str | None, advertise: str | None, backend: str) -> 
     metavar="N",
     help="Give a peer up when 1: refused, 2: the handshake failed, 3: either; 0: never.",
 )
-@click.option("--embed", is_flag=True, help="Host the proxy whenever nobody else does.")
+@click.option(
+    "--register",
+    "names",
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=ENDPOINT",
+    help="Let others find ENDPOINT under NAME; may be repeated.",
+)
+@_embed
 @click.option("--monitor", is_flag=True, help="Print socket events, too; they may come a few milliseconds late.")
 @_backend
 def peer(
@@ -207,6 +216,7 @@ def peer(
     topics: tuple[str, ...],
     texts: list[tuple[str, str]],
     every: float,
+    names: list[tuple[str, str]],
     monitor: bool,
     backend: str,
     **options: Any,
@@ -221,10 +231,40 @@ def peer(
         config = PeerConfig(reconnect_stop=stop_reconnect_on, discovery_timeout=timeout)
         # What is left of the options has the names that `Peer` gives them.
         one = Peer(proxies, config=config, wait=False, **options)
-        errand = Errand(topics, texts, every, monitor)
+        errand = Errand(topics, texts, every, names, monitor)
         for topic in (*topics, *(topic for topic, _ in texts)):
             one.subscribe(topic)  # raises if it cannot be a topic
+        for name, endpoint in names:
+            one.register(name, endpoint)  # likewise
     run(partial(serve_peer, one, config, errand), backend)
+
+
+@zdisco.command(short_help="Tell local programs where names lead.")
+@_joining
+@click.option("--name", default="zdisco-names", show_default=True, help="Shown to people; need not be unique.")
+@click.option(
+    "--bind",
+    "endpoint",
+    metavar="ENDPOINT",
+    help="Where to listen, ipc:// or tcp://. Unless given, in $XDG_RUNTIME_DIR/zdisco/names or, where that is not "
+    "set, /tmp/zdisco-UID/names.",
+)
+@click.option("--hosts", metavar="FILE", help="Where names lead from this machine, in ZPL; read again when it changes.")
+@_embed
+@_backend
+def names(proxies: tuple[str, ...], timeout: float, endpoint: str | None, backend: str, **options: Any) -> None:
+    """Tell programs of this machine where names lead, until SIGINT or SIGTERM.
+
+    Any program that has a REQ socket may ask, in any language: it sends a name, and gets OK and the endpoints, or
+    UNKNOWN, or ERROR and the reason. Prints where to ask when it is ready, and at its end how many questions it
+    answered and refused.
+    """
+    from .serving import serve_names
+
+    with _usage():
+        one = Peer(proxies, config=PeerConfig(discovery_timeout=timeout), wait=False, **options)
+        responder = NameResponder(one, endpoint)
+    run(partial(serve_names, one, responder), backend)
 
 
 @zdisco.command(short_help="List the peers that are there.")

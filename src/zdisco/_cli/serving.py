@@ -1,4 +1,4 @@
-"""``zdisco proxy`` and ``zdisco peer``: take part until a signal comes, then leave in order."""
+"""``zdisco proxy``, ``zdisco peer`` and ``zdisco names``: take part until a signal comes, then leave in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 import anyio
 from attrs import frozen
 
-from .. import EventsDropped, MonitorEvent, Peer, PeerConfig, Proxy
+from .. import EventsDropped, MonitorEvent, NameResponder, Peer, PeerConfig, Proxy
 from .lines import event_text, message_text, print_line, print_log, print_text
 from .running import until_signalled
 
@@ -36,6 +36,8 @@ class Errand:
     """Topics and texts to publish ..."""
     every: float
     """... every so many seconds."""
+    names: Sequence[tuple[str, str]]
+    """Names and endpoints to register."""
     monitor: bool
     """Whether to print the events of the sockets."""
 
@@ -56,16 +58,29 @@ async def serve_peer(peer: Peer, config: PeerConfig, errand: Errand) -> None:
         printers.start_soon(_print_all, peer.events(), event_text)
         if errand.monitor:
             printers.start_soon(_print_sockets, peer.monitor())
-        async with peer, AsyncExitStack() as subscriptions:
+        async with peer, AsyncExitStack() as errands:
             with work:
                 print_line(f"Peer {peer.id} with endpoint {peer.me.endpoint}")
                 # Before we are found, so that they are in force when the first peer joins.
                 for prefix in errand.prefixes:
-                    messages = await subscriptions.enter_async_context(peer.subscribe(prefix))
+                    messages = await errands.enter_async_context(peer.subscribe(prefix))
                     printers.start_soon(_print_all, messages, message_text)
+                for name, endpoint in errand.names:
+                    await errands.enter_async_context(peer.register(name, endpoint))
                 await peer.discover()
                 await _publish(peer, errand)
     print_line("Exiting normally")
+
+
+async def serve_names(peer: Peer, responder: NameResponder) -> None:
+    """Tell programs where names lead until a signal comes, or the peer ends."""
+    async with until_signalled() as work, peer, responder:
+        print_text(f"endpoint {responder.endpoint}")
+        with work:
+            await peer.discover()
+            async for _ in peer.events():
+                pass
+        print_text(f"answered {responder.answered}\nrefused {responder.refused}")
 
 
 async def _print_all(stream: AsyncIterable[T], text: Callable[[T], str]) -> None:

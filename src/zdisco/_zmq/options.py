@@ -1,4 +1,4 @@
-"""The sockets of peers and proxies, with all their options set before they bind or connect."""
+"""The sockets of peers, proxies and responders, with all their options set before they bind or connect."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ MAX_SUBSCRIPTION = 1 << 16
 """Bytes; libzmq ends the connection of whoever sends more to `dataPub`, before it makes room for it."""
 _LONGEST_TTL = 6_553_500
 """Milliseconds; on the wire it is tenths of seconds in 16 bits (ZMTP 3.1)."""
+MAX_QUESTION = 4096
+"""Bytes; libzmq ends the connection of whoever asks a responder more."""
 BACKLOG = 4096
 """With libzmq's 100 it costs a second when many peers connect at once."""
 
@@ -133,3 +135,11 @@ def proxy_xsub(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
     """Make the XSUB that a proxy binds at its publish endpoint."""
     options: dict[int, int] = {zmq.SNDHWM: 0, zmq.BACKLOG: BACKLOG}
     return _with(_discovery(context, zmq.XSUB, config), options | _rare_heartbeats(config))
+
+
+def name_router(context: ZmqContext, config: PeerConfig) -> ZmqSocket:
+    """Make the ROUTER that answers programs which ask for names.
+
+    Who does not read its answers loses those that have no room; with REP it would be the same.
+    """
+    return _with(_common(context, zmq.ROUTER, config), {zmq.MAXMSGSIZE: MAX_QUESTION, zmq.BACKLOG: BACKLOG})

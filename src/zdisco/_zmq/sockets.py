@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -291,6 +291,20 @@ class Socket:
         """
         return self._read_singles(self._read_frame, limit)
 
+    def receive_message_nowait(self) -> list[bytes] | None:
+        """Take one message, all frames of it; ``None`` if none is there.
+
+        Raises:
+            ClosedError: If the socket is closed.
+        """
+        frame = self._read()
+        if frame is None:
+            return None
+        frames = [frame]
+        while self.zmq.getsockopt(zmq.RCVMORE):
+            frames.append(self.zmq.recv(_DONTWAIT))
+        return frames
+
     def _read_singles(self, read: Callable[[], _F | None], limit: int) -> list[_F]:
         frames: list[_F] = []
         for _ in range(limit):
@@ -385,6 +399,18 @@ class Socket:
             elif not self._checking:
                 self.sent()
         return True
+
+    def send_message_nowait(self, frames: Sequence[bytes]) -> None:
+        """Send one message through a ROUTER, which drops what it has no room for. For the task that reads.
+
+        Raises:
+            ClosedError: If the socket is closed.
+        """
+        self.drained = False  # see `send_nowait`
+        try:
+            self.zmq.send_multipart(frames, _DONTWAIT)
+        except zmq.ZMQError as error:
+            raise ClosedError(self.name) from error
 
     def sent(self) -> None:
         """Schedule one re-check of EVENTS for this turn of the event loop, if a reader waits."""
