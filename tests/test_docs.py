@@ -7,6 +7,8 @@ is ended after its first line of output: a program by a signal, a fragment by ca
 open and joined with each other: ``peer`` (alice) and ``other`` (bob).
 
 Rule 2: only ports and hosts are replaced, since those of the snippets may be in use or do not exist: see `_rehosted`.
+
+Rule 3: programs look for local sockets in the folder of the fragment.
 """
 
 from __future__ import annotations
@@ -207,9 +209,10 @@ def test_a_page_says_what_its_fragments_take_for_granted(page: Path) -> None:
 @pytest.mark.anyio
 @pytest.mark.usefixtures("restored_logging")
 @pytest.mark.parametrize("snippet", [one for one in FRAGMENTS if not one.is_endless], ids=str)
-async def test_a_fragment_runs_to_its_end(snippet: Snippet, tmp_path: Path) -> None:
+async def test_a_fragment_runs_to_its_end(snippet: Snippet, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path))
     async with _company() as (names, proxy, second):
-        with anyio.fail_after(20), _folder(snippet.page, tmp_path):
+        with anyio.fail_after(20), _folder(snippet.page, short_path):
             await _execute(_rehosted(snippet.source, proxy, second), str(snippet), names | {"print": _Output()})
 
 

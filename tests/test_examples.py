@@ -107,6 +107,22 @@ def test_the_console_shows_eight_robots_come_and_go(proxy: str, brings_its_own: 
     assert all(re.match("[02-8] robots|1 robot ", line) for line in console.lines)
 
 
+def test_who_asks_for_a_name_goes_on_with_the_next_server_when_one_is_killed(proxy: str) -> None:
+    with example("names", proxy) as first, example("names", proxy) as second, example("names", proxy, "ask") as asking:
+        line = rf"^hello you, I am process (\d+) at the first of (\d): ({TCP})$"
+        asking.wait_for(line.replace(r"(\d):", "2:"))
+        *_, latest = asking.seen(line)
+        servers = {server.process.pid: server for server in (first, second)}
+        killed = servers.pop(int(latest[1]))
+        (other,) = servers.values()
+        alone = line.replace(r"(\d+)", str(other.process.pid)).replace(r"(\d):", "1:")
+        before = len(asking.seen(alone))
+        killed.process.kill()
+        assert asking.wait_for(alone, before + 1)[1] != latest[3]
+        assert other.leave(signal.SIGINT) == asking.leave(signal.SIGINT) == 0
+        assert other.errors == asking.errors == ""
+
+
 @pytest.mark.parametrize("is_served", [True, False])
 def test_the_logger_shows_the_events_of_a_socket(is_served: bool) -> None:
     with zmq.Context() as context, context.socket(zmq.REP) as server:
