@@ -300,13 +300,21 @@ def test_local_programs_are_told_where_names_lead(
         assert refused == "refused 1"
 
 
-def test_a_place_where_somebody_listens_ends_with_one_line(proxy: str, short_path: Path) -> None:
+def test_a_place_where_somebody_listens_ends_with_one_line_and_is_free_when_that_one_is_killed(
+    proxy: str, short_path: Path
+) -> None:
     where = ["--proxy", proxy, "--bind", f"ipc://{short_path}/names"]
     with zdisco("names", *where) as first:
         first.wait_for("^endpoint")
         with zdisco("names", *where) as second:
             assert second.exit_code() == 1
             assert second.errors == f"Error: cannot bind ipc://{short_path}/names: somebody listens there\n"
+        assert asked(f"ipc://{short_path}/names", "nobody") == ["UNKNOWN"]
+        first.process.kill()
+        first.exit_code()
+    assert (short_path / "names").is_socket(), "a process that is killed leaves its file behind"
+    with zdisco("names", *where) as third:
+        third.wait_for("^endpoint")
         assert asked(f"ipc://{short_path}/names", "nobody") == ["UNKNOWN"]
 
 

@@ -654,6 +654,12 @@ def test_a_change_that_cannot_be_announced_changes_nothing() -> None:
     assert made.me == was
 
 
+def test_a_classic_peer_has_no_names_whatever_stands_behind_its_announce() -> None:
+    made = found(core())
+    hear(made, Announce(PeerInfo(BOB, THERE, names={"n": (THERE,)})))
+    assert [link.peer for link in made.roster.links] == [PeerInfo(BOB, THERE)]
+
+
 def test_a_peer_that_is_leaving_changes_nothing() -> None:
     made = found(core())
     made.leave(0.0)
