@@ -6,6 +6,8 @@ Rule 2: what is repeated to meet a rare fault is repeated in full on every event
 ``ZDISCO_TESTS=quick``, less often on uvloop and trio: see `repeats`.
 
 Rule 3: a test that leaves a descriptor, a thread or a task behind fails, even if nothing else is wrong.
+
+Rule 4: how long an example of a law takes decides nothing: the machine may be busy.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import anyio
 import pytest
 import zmq
 from anyio.lowlevel import checkpoint
+from hypothesis import HealthCheck, settings
 
 from effort import THOROUGH
 from zdisco import Proxy
@@ -36,6 +39,9 @@ LEFT_BEHIND_TIMEOUT = 5.0
 """Seconds that libzmq's reaper and a loop's idle workers get to finish."""
 
 FD_DIRECTORY = "/proc/self/fd"
+
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 HAS_UVLOOP = importlib.util.find_spec("uvloop") is not None
 

@@ -1,4 +1,4 @@
-"""Every number of a peer is checked where it is given."""
+"""Every number of a peer, and of a gossip node, is checked where it is given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from attrs import evolve, fields
 from attrs.exceptions import FrozenInstanceError
 
-from zdisco._core.config import PeerConfig
+from zdisco._core.config import GossipConfig, PeerConfig
 from zdisco._core.model import Overflow, ReconnectStop
 
 SECONDS = [field.name for field in fields(PeerConfig) if field.type in ("float", float)]
@@ -128,3 +128,44 @@ def test_a_config_is_changed_by_making_another() -> None:
         ours.linger = 1.0  # type: ignore[misc]
     assert evolve(ours, linger=1.0).linger == 1.0
     assert ours == PeerConfig()
+
+
+# Gossip nodes
+
+GOSSIP_SECONDS = [field.name for field in fields(GossipConfig) if field.type in ("float", float)]
+GOSSIP_COUNTS = [field.name for field in fields(GossipConfig) if field.type in ("int", int)]
+
+
+def gossip(**values: object) -> GossipConfig:
+    """What a caller without a type checker can write."""
+    return GossipConfig(**values)  # type: ignore[arg-type]
+
+
+def test_every_field_of_a_gossip_node_is_checked() -> None:
+    assert {*GOSSIP_SECONDS, *GOSSIP_COUNTS} == {field.name for field in fields(GossipConfig)}
+
+
+@pytest.mark.parametrize("name", GOSSIP_SECONDS)
+def test_a_time_of_a_gossip_node_that_is_none_is_refused_by_name(name: str) -> None:
+    for value in (-1.0, math.inf, math.nan, 1e7):
+        with pytest.raises(ValueError, match=name):
+            gossip(**{name: value})
+    for wrong in ("1", None, True):
+        with pytest.raises(TypeError, match=name):
+            gossip(**{name: wrong})
+    if name in ("client_timeout", "linger"):
+        assert getattr(gossip(**{name: 0}), name) == 0
+    else:
+        with pytest.raises(ValueError, match=name):
+            gossip(**{name: 0})
+
+
+@pytest.mark.parametrize("name", GOSSIP_COUNTS)
+def test_a_count_of_a_gossip_node_is_at_least_one(name: str) -> None:
+    for value in (0, -1, 2**31):
+        with pytest.raises(ValueError, match=name):
+            gossip(**{name: value})
+    for wrong in (1.5, "1", None, True):
+        with pytest.raises(TypeError, match=name):
+            gossip(**{name: wrong})
+    assert getattr(gossip(**{name: 1}), name) == 1

@@ -162,6 +162,11 @@ class Drop(Enum):
     FORGED_REPLY = "reply of a peer that was not asked"
     INVALID_HOSTS = "change of the hosts file that cannot be used"
     SEND_QUEUE_FULL = "discovery message for a proxy whose queue is full"
+    MALFORMED_GOSSIP = "malformed message of the gossip protocol"
+    UNEXPECTED_GOSSIP = "message of the gossip protocol that has no sense there"
+    GOSSIP_QUEUE_FULL = "message for a gossip node whose queue is full"
+    DAMPED = "change of a key that real gossip nodes change too often"
+    DELIVERIES_FULL = "delivery for a stream whose reader is too slow"
 
 
 @frozen

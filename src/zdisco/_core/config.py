@@ -1,4 +1,4 @@
-"""Every number of a peer, in one frozen class.
+"""Every number of a peer, and of a gossip node, in one frozen class each.
 
 Rule: policy lives here and nowhere else; no other module holds an interval, a timeout or a bound.
 """
@@ -237,3 +237,55 @@ class PeerConfig:
         if not self.beat_timeout > 2 * self.beat_interval:
             what = f"not {self.beat_timeout!r} and {self.beat_interval!r}"
             raise ValueError(f"beat_timeout must be more than twice beat_interval, {what}")
+
+
+@frozen(kw_only=True)
+class GossipConfig:
+    """Every interval, timeout and bound of a gossip node. Times are seconds.
+
+    Raises:
+        ValueError: If a number is out of its range.
+        TypeError: If a value is of the wrong type.
+    """
+
+    ping_interval: float = field(default=0.3, validator=_is_seconds)
+    """A remote that is a real zgossip, or that has not said yet what it is, is pinged this often."""
+    greeting_interval: float = field(default=5.0, validator=_is_seconds)
+    """A remote of our own kind is greeted this often."""
+    silence_timeout: float = field(default=15.0, validator=_is_seconds)
+    """A remote that answers nothing for that long is connected anew."""
+    digest_interval: float = field(default=30.0, validator=_is_seconds)
+    """Stores that differ are compared when their nodes connect, and this often."""
+    client_timeout: float = field(default=0.0, validator=_is_seconds_or_zero)
+    """A client that is silent for that long must say HELLO again before it is told anything; 0: never."""
+    settle_time: float = field(default=0.05, validator=_is_seconds)
+    """What a real zgossip says waits that long, in case that our own kind brings the same with its version; and so
+    long it is let speak first where it connects."""
+    echo_timeout: float = field(default=2.0, validator=_is_seconds)
+    """A real zgossip sends each change back. It is told no further value of a key before that, or before this."""
+    pace_interval: float = field(default=0.2, validator=_is_seconds)
+    """Real nodes are told another value of a key at the earliest that long after the one before."""
+    damping_burst: int = field(default=16, validator=_is_count)
+    """Changes of one key that are taken from real nodes at once ..."""
+    damping_interval: float = field(default=0.1, validator=_is_seconds)
+    """... then one in this time, always the latest."""
+    tombstone_time: float = field(default=600.0, validator=_is_seconds)
+    """So long a deleted key is remembered, so that a node that was away does not bring it back."""
+    reconnect_interval: float = field(default=0.1, validator=_is_seconds)
+    """libzmq tries a broken connection again after this (at random up to twice this) ..."""
+    reconnect_interval_max: float = field(default=2.0, validator=_is_seconds)
+    """... doubling up to this."""
+    linger: float = field(default=0.5, validator=_is_seconds_or_zero)
+    """How long what was sent last may take to leave when the node is closed."""
+    reload_interval: float = field(default=1.0, validator=_is_seconds)
+    """A configuration file that was loaded is looked at this often, and loaded again when it has changed."""
+    queue_limit: int = field(default=50_000, validator=_is_count)
+    """Frames that wait for one other node before its queue is full; it is brought up to date later."""
+    max_clients: int = field(default=4_096, validator=_is_count)
+    """Nodes that may be connected to this one; more make it forget the one that has been silent longest."""
+    max_tuples: int = field(default=100_000, validator=_is_count)
+    """Keys that have a value. What others publish beyond that is dropped, and counted."""
+    max_tombstones: int = field(default=10_000, validator=_is_count)
+    """Keys that are remembered as deleted; beyond that the one that was deleted first is forgotten."""
+    delivery_capacity: int = field(default=100_000, validator=_is_count)
+    """Keys whose change waits in one stream of deliveries; of each key only the latest change waits."""

@@ -1,0 +1,1 @@
+"""The gossip network without I/O."""
