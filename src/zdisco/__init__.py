@@ -1,7 +1,7 @@
 """zdisco: ZeroMQ programs find each other, and know who is there."""
 
 from ._core.actions import Drop
-from ._core.config import PeerConfig
+from ._core.config import GossipConfig, PeerConfig
 from ._core.errors import (
     AnnounceTooLarge,
     BindError,
@@ -34,7 +34,9 @@ from ._core.events import (
     ProxyFound,
     ProxyLost,
 )
+from ._core.gossip.model import Change, Delivery, GossipStatus
 from ._core.model import Cause, LinkInfo, LinkState, Message, Overflow, PeerInfo, ReconnectStop, StreamOverflow
+from ._gossip import Gossip
 from ._peer import Peer, Subscription
 from ._proxy import Proxy
 from ._reachability import Reachability
@@ -48,12 +50,17 @@ __all__ = [
     "AnnounceTooLarge",
     "BindError",
     "Cause",
+    "Change",
     "ClosedError",
+    "Delivery",
     "DiscoveryTimeout",
     "Drop",
     "Event",
     "EventsDropped",
     "FarewellTimeout",
+    "Gossip",
+    "GossipConfig",
+    "GossipStatus",
     "IdentityConflict",
     "InvalidEndpoint",
     "InvalidHosts",

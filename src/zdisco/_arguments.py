@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from ._core.endpoints import TcpEndpoint, numeric, parse
 from ._core.errors import InvalidEndpoint
+from ._core.gossip.frames import KEY_LIMIT, LONGEST_LIFE, VALUE_LIMIT
+from ._core.gossip.model import to_bytes
 from ._core.model import Endpoint
 
 T = TypeVar("T")
@@ -24,6 +26,73 @@ def proxy_endpoints(proxies: object) -> tuple[Endpoint, ...]:
         elif not endpoint.startswith("ipc://"):
             raise InvalidEndpoint(endpoint, "it must begin with tcp:// or ipc://")
     return tuple(dict.fromkeys(endpoints))
+
+
+def gossip_endpoints(endpoints: object) -> tuple[Endpoint, ...]:
+    given = (endpoints,) if isinstance(endpoints, str) else several_texts("gossip", endpoints)
+    return tuple(dict.fromkeys(map(gossip_endpoint, given)))
+
+
+def gossip_endpoint(endpoint: object) -> Endpoint:
+    """Where a gossip node can connect to."""
+    return _gossip_endpoint(endpoint, parse)
+
+
+def gossip_address(endpoint: object) -> Endpoint:
+    """Where a gossip node can listen."""
+    return _gossip_endpoint(endpoint, _parse_wildcards)
+
+
+def _gossip_endpoint(endpoint: object, check_tcp: Callable[[Endpoint], object]) -> Endpoint:
+    text = of_type("an endpoint", endpoint, str)
+    transport, _, rest = text.partition("://")
+    if transport == "tcp":
+        _check_host(text, text, check_tcp)
+    elif transport not in ("ipc", "inproc"):
+        raise InvalidEndpoint(text, "it must begin with tcp://, ipc:// or inproc://")
+    elif not rest or "\0" in rest:
+        raise InvalidEndpoint(text, "no name follows the transport" if not rest else "its name holds a NUL")
+    return text
+
+
+def _parse_wildcards(endpoint: Endpoint) -> TcpEndpoint:
+    host, _, port = endpoint.rpartition(":")
+    return parse(f"{'tcp://0.0.0.0' if host == 'tcp://*' else host}:{'1' if port in ('*', '0') else port}")
+
+
+def gossip_key(key: object) -> bytes:
+    return _gossip_text("key", key, KEY_LIMIT)
+
+
+def gossip_value(value: object) -> bytes:
+    return _gossip_text("value", value, VALUE_LIMIT)
+
+
+def _gossip_text(name: str, text: object, limit: int) -> bytes:
+    try:
+        raw = to_bytes(of_type(name, text, str))
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a {name} cannot be UTF-8: {error}") from None
+    if len(raw) > limit:
+        raise ValueError(f"a {name} has at most {limit:,} bytes of UTF-8, not {len(raw):,}")
+    if b"\0" in raw:
+        raise ValueError(f"a {name} holds no NUL: {text!r:.200}")
+    return raw
+
+
+def ttl_seconds(ttl: object) -> float:
+    """A time to live that is at least one of the milliseconds that it has on the wire."""
+    if not isinstance(ttl, int | float) or isinstance(ttl, bool):
+        raise TypeError(f"ttl must be a number of seconds, not {ttl!r}")
+    if not 0.001 <= ttl <= LONGEST_LIFE / 1000:
+        raise ValueError(f"ttl must be from 0.001 to {LONGEST_LIFE // 1000:,} seconds, not {ttl!r}")
+    return ttl
+
+
+def gossip_bind_endpoint(endpoint: str) -> Endpoint:
+    text = of_type("gossip_bind", endpoint, str)
+    _check_host(text, text, _parse_wildcards)
+    return text
 
 
 def bind_host(host: str | None) -> str | None:
@@ -81,7 +150,7 @@ def positive_number(name: str, value: int) -> int:
     return value
 
 
-def of_type(name: str, value: T, kind: type[T]) -> T:
+def of_type(name: str, value: object, kind: type[T]) -> T:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{name} must be of type {kind.__name__}, not {value!r}")
     return value

@@ -1,4 +1,4 @@
-"""The interface between a peer and its two channels, so that an in-memory pair can stand in.
+"""The interface between a peer and its two channels, so that an in-memory pair can stand in; and that of gossip nodes.
 
 Rule 1: a channel calls its listener synchronously, in the step that read the socket; there is
 no queue and no ``await`` in between, so cancelling a channel loses nothing.
@@ -12,9 +12,11 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Protocol
 
 from ._core.actions import Drop
+from ._core.gossip.talk import Link
 from ._core.model import Endpoint, Probe
 from ._zmq.monitor import MonitorEvent
 
@@ -259,3 +261,86 @@ class Network(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Close what the channels shared, after the channels themselves."""
+
+
+class Sent(Enum):
+    """What became of a frame of a gossip node."""
+
+    SENT = "it is on its way"
+    FULL = "it would have to wait"
+    UNREACHABLE = "that client is gone"
+
+
+class GossipListener(Protocol):
+    """What a gossip channel tells."""
+
+    def gossip_messages(self, messages: Sequence[tuple[Link, bytes]]) -> None:
+        """Frames arrived, with the clients or the remote that sent them; in the order of each sender."""
+
+    def remote_up(self, link: int) -> None:
+        """A connection to the remote is there, a new one if there was one before."""
+
+    def remote_down(self, link: int) -> None:
+        """The connection to the remote ended; what it had brought has been told."""
+
+    def client_gone(self, link: bytes) -> None:
+        """The connection of a client ended, as far as it can be told which client that was."""
+
+    def dropped(self, drop: Drop, detail: str = "") -> None:
+        """Something was dropped before it could be told."""
+
+
+class GossipChannel(ABC):
+    """The connections of one gossip node: those that its clients make, and those that it makes to remotes."""
+
+    @abstractmethod
+    async def run(self, listener: GossipListener) -> None:
+        """Tell ``listener`` what happens until cancelled, or until `close`. Cancellation: safe, at any time."""
+
+    @abstractmethod
+    def bind(self, endpoint: Endpoint) -> Endpoint:
+        """Let clients connect there, too; returns the endpoint as it is resolved.
+
+        Raises:
+            BindError: If it cannot be bound.
+            SocketLimitError: If there are no sockets or descriptors left.
+            ClosedError: If the channel is closed.
+        """
+
+    @abstractmethod
+    def connect(self, link: int, endpoint: Endpoint, server_key: bytes | None = None) -> None:
+        """Connect to a remote, and for ever again when the connection ends.
+
+        Args:
+            link: A number that no other remote has had.
+            endpoint: Where it is bound.
+            server_key: Its public key, if it wants CURVE.
+
+        Raises:
+            InvalidEndpoint: If it cannot connect to such an endpoint.
+            SocketLimitError: If there are no sockets or descriptors left.
+            ClosedError: If the channel is closed.
+        """
+
+    @abstractmethod
+    def disconnect(self, link: int) -> None:
+        """Have this remote no longer. Nothing more is told of it, `remote_down` neither."""
+
+    @abstractmethod
+    def reconnect(self, link: int) -> None:
+        """Throw the connection to a remote away, with what waits in it, and make a new one."""
+
+    @abstractmethod
+    def send(self, link: Link, frame: bytes) -> Sent:
+        """Send one frame to a remote that is up, or to a client. Never waits."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all connections, and end `run`; what was sent goes on leaving for the linger time. Idempotent."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close all when `run` has ended, and wait until what was sent has left, or the linger time ended. Idempotent.
+
+        Cancellation: waits to the end all the same.
+        """

@@ -16,8 +16,7 @@ queue is read. Control frames get past full queues by a higher mark instead.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 
 import anyio
 import anyio.lowlevel
@@ -38,7 +37,7 @@ from .._turns import Turns
 from .accepted import Accepted
 from .monitor import Handshakes, Monitor, MonitorEvent, SocketEvent
 from .options import data_pub, data_send_hwm, data_sub, milliseconds, proxy_pub, proxy_sub
-from .sockets import BATCH, Socket, ZmqContext, ZmqSocket, bind, connect, disconnect, source_fd, unbind
+from .sockets import BATCH, Socket, ZmqContext, ZmqSocket, bind, connect, disconnect, run_readers, source_fd, unbind
 
 _ENDED = SocketEvent.DISCONNECTED | SocketEvent.CLOSED
 _TRYING = SocketEvent.CONNECT_RETRIED | SocketEvent.CONNECT_DELAYED | SocketEvent.CONNECTED
@@ -70,18 +69,6 @@ class _Watched:
     def close(self, linger: int | None = None) -> None:
         self.monitor.close()
         self.socket.close(linger)
-
-
-async def _run(*readers: Callable[[], Awaitable[None]]) -> None:
-    """Run readers until cancelled, or until their sockets are closed."""
-
-    async def quietly(reader: Callable[[], Awaitable[None]]) -> None:
-        with suppress(ClosedError):
-            await reader()
-
-    async with anyio.create_task_group() as tasks:
-        for reader in readers:
-            tasks.start_soon(quietly, reader)
 
 
 class ZmqProxyChannel(ProxyChannel):
@@ -116,7 +103,9 @@ class ZmqProxyChannel(ProxyChannel):
         """
         self._listener = listener
         try:
-            await _run(self._read_sub, self._read_sub_monitor, self._revive, self._read_pub, self._read_pub_monitor)
+            await run_readers(
+                self._read_sub, self._read_sub_monitor, self._revive, self._read_pub, self._read_pub_monitor
+            )
         finally:
             self._listener = None
 
@@ -396,7 +385,7 @@ class ZmqDataChannel(DataChannel):
         """
         self._listener = listener
         try:
-            await _run(
+            await run_readers(
                 self._reader.run,
                 self._read_sub_monitor,
                 self._read_pub,

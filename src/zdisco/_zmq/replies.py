@@ -60,9 +60,9 @@ class ReplySocket:
             await anyio.lowlevel.checkpoint()
             for _ in range(BATCH):
                 message = self._socket.receive_message_nowait()
-                if message is None:
+                if not message:
                     break
-                self._reply(self._socket, message, answer)
+                self._reply(self._socket, [frame.bytes for frame in message], answer)
             if self._socket.drained:
                 await self._socket.wait()
 

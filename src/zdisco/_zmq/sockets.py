@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -291,18 +291,17 @@ class Socket:
         """
         return self._read_singles(self._read_frame, limit)
 
-    def receive_message_nowait(self) -> list[bytes] | None:
-        """Take one message, all frames of it; ``None`` if none is there.
+    def receive_message_nowait(self) -> list[zmq.Frame]:
+        """Take one message that is there, whole, in a form that tells where it came from, see `source_fd`.
 
         Raises:
             ClosedError: If the socket is closed.
         """
-        frame = self._read()
-        if frame is None:
-            return None
-        frames = [frame]
-        while self.zmq.getsockopt(zmq.RCVMORE):
-            frames.append(self.zmq.recv(_DONTWAIT))
+        frames: list[zmq.Frame] = []
+        while (frame := self._read_frame()) is not None:
+            frames.append(frame)
+            if not self.zmq.getsockopt(zmq.RCVMORE):
+                break
         return frames
 
     def _read_singles(self, read: Callable[[], _F | None], limit: int) -> list[_F]:
@@ -394,10 +393,7 @@ class Socket:
         except zmq.ZMQError as error:
             raise ClosedError(self.name) from error
         finally:
-            if not self._waiting:
-                self.drained = False  # the send may have swallowed an edge: read again before waiting
-            elif not self._checking:
-                self.sent()
+            self.sent()
         return True
 
     def send_message_nowait(self, frames: Sequence[bytes]) -> None:
@@ -413,8 +409,10 @@ class Socket:
             raise ClosedError(self.name) from error
 
     def sent(self) -> None:
-        """Schedule one re-check of EVENTS for this turn of the event loop, if a reader waits."""
-        if self._waiting and not self._checking:
+        """See to it that the reader misses no edge that a send has swallowed."""
+        if not self._waiting:
+            self.drained = False  # read again before waiting
+        elif not self._checking:
             self._checking = True
             soon()(self._check)
 
@@ -460,6 +458,18 @@ class Socket:
             # Before the descriptor goes. The reader runs later, and then finds the socket closed.
             self._waiter.wake()
         self.zmq.close(linger)
+
+
+async def run_readers(*readers: Callable[[], Awaitable[None]]) -> None:
+    """Run readers until cancelled, or until their sockets are closed."""
+
+    async def quietly(reader: Callable[[], Awaitable[None]]) -> None:
+        with suppress(ClosedError):
+            await reader()
+
+    async with anyio.create_task_group() as tasks:
+        for reader in readers:
+            tasks.start_soon(quietly, reader)
 
 
 def new_context() -> ZmqContext:
