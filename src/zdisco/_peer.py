@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self, overload
@@ -28,6 +28,8 @@ from attrs import evolve
 
 from ._arguments import (
     glob_pattern,
+    gossip_bind_endpoint,
+    gossip_endpoints,
     literal_prefix,
     of_type,
     payload_bytes,
@@ -42,6 +44,7 @@ from ._channels import DataChannel, Network, ProxyChannel
 from ._core.actions import Drop
 from ._core.config import PeerConfig
 from ._core.discovery import Stage
+from ._core.endpoints import TcpEndpoint, parse
 from ._core.envelope import Kind, check_name, check_topic, direct_topic, group_topic
 from ._core.errors import (
     ClosedError,
@@ -58,6 +61,8 @@ from ._core.names import announced, check_registered
 from ._core.wire import Announce, encode
 from ._driver import Driver
 from ._embedded import EmbeddedProxy
+from ._gossip import Gossip
+from ._gossip_relay import GossipRelay
 from ._home import Home
 from ._hosts import HostsFile
 from ._loops import current_time, runs_in
@@ -74,6 +79,7 @@ from ._zmq.network import ZmqNetwork
 
 logger = logging.getLogger("zdisco")
 
+_DEFAULT_PROXY = "tcp://127.0.0.1:5555"
 _OURS = "zdisco."
 _ELSEWHERE = "a peer is used in the thread and the event loop in which it was entered"
 
@@ -92,7 +98,13 @@ class Peer:
     closes everything.
 
     Args:
-        proxies: The well-known endpoint of a proxy, or several.
+        proxies: The well-known endpoint of a proxy, or several; by default ``tcp://127.0.0.1:5555``, or none where
+            ``gossip`` is given.
+        gossip: Find others without a proxy, or beside it: endpoints of gossip nodes, those of any other peers or
+            such as stand alone. Empty for the first peer, which the others are told of. The node of this peer is
+            `gossip`.
+        gossip_bind: Where that node listens, ``tcp`` only; by default an ephemeral port of the address of the data
+            channel.
         embed: Host the proxy at the (first) well-known endpoint, which must be one of this machine, whenever
             nobody else does: nobody has to start one then. It runs in a thread of its own until we leave;
             then one of the others that embed it takes over.
@@ -113,13 +125,13 @@ class Peer:
         network: Makes the channels; `zdisco.testing` has one without sockets.
 
     Raises:
-        InvalidEndpoint: If a proxy is no endpoint, or with ``embed`` not one of ``tcp``, ``host`` no address, or
-            ``advertise`` neither host nor endpoint.
+        InvalidEndpoint: If a proxy or a gossip node is no endpoint, or with ``embed`` not one of ``tcp``, ``host``
+            no address, or ``advertise`` neither host nor endpoint.
         InvalidHosts: If the hosts file is not there, or cannot be used.
         AnnounceTooLarge: If name, headers and groups do not fit into one announce.
         TypeError: If an argument is of the wrong type.
-        ValueError: If ``port`` is none, the name of a group could be no topic, or ``embed`` is asked for together
-            with another ``network``.
+        ValueError: If ``port`` is none, the name of a group could be no topic, or ``embed`` or ``gossip`` is asked
+            for together with another ``network``, or ``gossip_bind`` without ``gossip``.
 
     Entering the block raises `BindError` if the data channel cannot be bound, or if no local
     address leads to a proxy, `SocketLimitError` if no descriptors are left, and
@@ -133,8 +145,10 @@ class Peer:
 
     def __init__(
         self,
-        proxies: str | Iterable[str] = "tcp://127.0.0.1:5555",
+        proxies: str | Iterable[str] | None = None,
         *,
+        gossip: str | Iterable[str] | None = None,
+        gossip_bind: str | None = None,
         embed: bool = False,
         name: str = "",
         headers: Mapping[str, str] | None = None,
@@ -149,9 +163,16 @@ class Peer:
         wait: bool = True,
         network: Callable[[PeerConfig], Network] = ZmqNetwork,
     ) -> None:
-        self._proxies = proxy_endpoints(proxies)
+        self._gossips = None if gossip is None else gossip_endpoints(gossip)
+        if proxies is not None or embed or gossip is None:
+            self._proxies = proxy_endpoints(_DEFAULT_PROXY if proxies is None else proxies)
+        else:
+            self._proxies = ()
+        self._gossip_bind = None if gossip_bind is None else gossip_bind_endpoint(gossip_bind)
+        if gossip_bind is not None and gossip is None:
+            raise ValueError("gossip_bind is for a peer that is given gossip, too")
         self._config = PeerConfig() if config is None else of_type("config", config, PeerConfig)
-        self._home = Home(host, port, advertise, self._proxies)
+        self._home = Home(host, port, advertise, self._proxies or self._gossips or ())
         if not callable(network):
             raise TypeError(f"network must make a network of a PeerConfig, not {network!r}")
         member_of = frozenset(several_texts("groups", groups))
@@ -170,12 +191,16 @@ class Peer:
         )
         self._me = Announce(info, _new_session(), started=info.incarnation)
         # Whether it fits is the caller's business, so it raises here; the endpoint has room of its own.
-        encode(evolve(self._me, info=evolve(info, endpoint="tcp://127.0.0.1:1")))
+        encode(evolve(self._me, info=evolve(info, endpoint="tcp://127.0.0.1:1"), gossip="x" * 256 if gossip else ""))
+        if gossip is not None and network is not ZmqNetwork:
+            raise ValueError("a gossip node has sockets, which a network without them does not reach")
         if embed:
             if network is not ZmqNetwork:
                 raise ValueError("embed hosts a proxy on sockets, which a network without them does not reach")
             Proxy(self._proxies[0])  # raises if it could be none
         self._embedded = EmbeddedProxy(self._proxies[0]) if embed else None
+        self._gossip: Gossip | None = None
+        self._relay: GossipRelay | None = None
         self._names = Names(None if hosts is None else HostsFile(hosts), self._config.hosts_interval)
         self._wait = wait
         self._new_network = network
@@ -227,6 +252,14 @@ class Peer:
     def dropped(self) -> Mapping[Drop, int]:
         """How often something from the network was dropped, by reason; read-only."""
         return self._drops
+
+    @property
+    def gossip(self) -> Gossip | None:
+        """Our gossip node, for tuples of your own, too; ``None`` without ``gossip``, and before the block is entered.
+
+        Keys that begin with ``zdisco/`` are ours.
+        """
+        return self._gossip
 
     async def wait_for(
         self, wanted: int | Callable[[Mapping[UUID, PeerInfo]], bool], *, timeout: float | None = None
@@ -295,6 +328,8 @@ class Peer:
         self._me = evolve(self._me, info=evolve(self._me.info, endpoint=endpoint))
         for proxy in self._proxies:
             self._channels.append(self._network.proxy_channel(proxy))
+        if self._gossips is not None:
+            self._channels.append(await self._open_gossip(self._data.endpoint, endpoint, self._gossips))
         self._driver = driver = Driver(
             self._me, self._config, self._data, self._channels, self._network, self._home, self._tell, self._observe
         )
@@ -315,16 +350,36 @@ class Peer:
         self._background = Background(driver.run, self._shut)
         await self._background.start()
 
+    async def _open_gossip(self, bound: Endpoint, announced: Endpoint, known: Sequence[Endpoint]) -> GossipRelay:
+        """Start our gossip node; announce it at the address at which we announce the data channel."""
+        bind = self._gossip_bind or str(TcpEndpoint(parse(bound).host, 0)).removesuffix("0") + "*"
+        node = Gossip(bind, connect=known, id=uuid4())
+        await node.__aenter__()
+        self._gossip = node
+        endpoint = str(TcpEndpoint(parse(announced).host, parse(node.endpoints[0]).port))
+        self._me = evolve(self._me, gossip=endpoint)
+        self._relay = GossipRelay(node, endpoint, known, self._config, self._announced)
+        return self._relay
+
+    def _announced(self) -> Mapping[UUID, Announce]:
+        """What the joined peers announce."""
+        return {} if self._driver is None else self._driver.core.roster.announces
+
     async def _close(self) -> None:
         try:
             if self._background is not None:
                 await self._background.stop()
         finally:
             self._shut()
-            with anyio.CancelScope(shield=True):
-                await self._close_network()
-                if self._embedded is not None:
-                    await self._embedded.stop()
+            try:
+                # Not within a scope of ours: on trio its tasks are children of a scope that was opened outside it.
+                if self._gossip is not None:
+                    await self._gossip.__aexit__(None, None, None)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._close_network()
+                    if self._embedded is not None:
+                        await self._embedded.stop()
 
     def _shut(self) -> None:
         """Let nobody use us, or wait for us, any more."""
@@ -511,12 +566,16 @@ class Peer:
         return stream
 
     def _tell(self, event: Event) -> None:
-        is_about_proxy = isinstance(event, ProxyFound | ProxyLost) and event.endpoint == self._proxies[0]
-        if self._embedded is not None and is_about_proxy:
-            self._embedded.want(isinstance(event, ProxyLost))
+        if isinstance(event, ProxyFound | ProxyLost):
+            if event.endpoint not in self._proxies:
+                return  # our own gossip node
+            if self._embedded is not None and event.endpoint == self._proxies[0]:
+                self._embedded.want(isinstance(event, ProxyLost))
         if isinstance(event, PeerEvent) and self._requests is not None:
             self._requests.told(event)
             self._publishing.told(event)
+            if self._relay is not None:
+                self._relay.look()
             self._names.told(event)
         for stream in self._event_streams:
             stream._push([event])

@@ -141,6 +141,11 @@ class Roster:
         return MappingProxyType(self._joined)
 
     @property
+    def announces(self) -> Mapping[PeerId, Announce]:
+        """What the joined peers announce, by id."""
+        return {link.peer.id: link.announce for link in self._links if link.state is LinkState.JOINED}
+
+    @property
     def links(self) -> tuple[Link, ...]:
         return tuple(self._links)
 

@@ -28,7 +28,7 @@ from struct import Struct
 from typing import NoReturn, TypeAlias
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from .errors import AnnounceTooLarge, InvalidEndpoint, MalformedMessage
 from .model import NO_SESSION, Endpoint, PeerId, PeerInfo
@@ -82,6 +82,8 @@ class Announce:
     """A directory must forward this one although nothing changed."""
     informed_by: frozenset[UUID] = frozenset()
     """The proxies whose directories told us the roster: their peers need not answer."""
+    gossip: Endpoint = ""
+    """Where its gossip node listens; empty: it has none."""
     started: int = 0
     """The first incarnation of this life, which is never raised: of two processes with one id it tells the later."""
 
@@ -151,6 +153,37 @@ def decode(frame: bytes) -> DiscoveryMessage:
         raise MalformedMessage(str(error), len(frame)) from error
 
 
+def encode_text(announce: Announce) -> str:
+    """An announce as one JSON object, for where bytes may hold no NUL; `Announce.again` is not in it.
+
+    Raises:
+        AnnounceTooLarge, InvalidEndpoint, ValueError: As `encode` does.
+    """
+    frame = encode(evolve(announce, again=False))
+    fields = {"id": str(announce.info.id), "endpoint": announce.info.endpoint}
+    if len(frame) > CLASSIC_SIZE:
+        fields |= json.loads(frame[CLASSIC_SIZE + _EXTENSION.size :])
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+def decode_text(text: str) -> Announce:
+    """Undo `encode_text`.
+
+    Raises:
+        MalformedMessage: For all that is no announce.
+    """
+    try:
+        fields = _object(text)
+        known = _Fields(fields)
+        peer_id, endpoint = _parse_id(known.text("id")), known.text("endpoint")
+        announce = _build(ANNOUNCE, peer_id, endpoint, 0, known)
+        encode(announce)
+    except (ValueError, RecursionError) as error:
+        raise MalformedMessage(str(error), len(text)) from error
+    assert isinstance(announce, Announce)
+    return announce
+
+
 def _classic_fields(message: DiscoveryMessage) -> tuple[bytes, UUID, str, int]:
     match message:
         case Welcome():
@@ -182,6 +215,7 @@ def _extension_fields(message: DiscoveryMessage) -> dict[str, object]:
                 "key": message.key,
                 "capabilities": sorted(message.capabilities),
                 "informed_by": sorted(map(str, message.informed_by)),
+                "gossip": message.gossip,
                 "started": message.started,
             }
         case Farewell():
@@ -244,11 +278,14 @@ def _decode_extension(frame: bytes) -> tuple[int, Mapping[str, object]]:
     if len(frame) < start + length:
         raise ValueError("extension is cut off")
     # Text, not bytes, is what json gets: from bytes it would guess UTF-16 and UTF-32 as well.
-    text = frame[start : start + length].decode()
+    return flags, _object(frame[start : start + length].decode())
+
+
+def _object(text: str) -> Mapping[str, object]:
     fields = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     if not isinstance(fields, dict):
         raise ValueError("extension is not a JSON object")
-    return flags, fields
+    return fields
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -275,6 +312,7 @@ def _build(command: bytes, peer_id: UUID, endpoint: str, flags: int, fields: _Fi
                 key=fields.text("key"),
                 again=bool(flags & _AGAIN),
                 informed_by=fields.ids("informed_by"),
+                gossip=fields.text("gossip"),
                 started=fields.number("started", MAX_INCARNATION),
             )
         case b"D":
