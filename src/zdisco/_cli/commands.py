@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import click
 
-from .. import Drop, NameResponder, Peer, PeerConfig, Proxy, ZdiscoError
+from .. import Drop, Gossip, NameResponder, Peer, PeerConfig, Proxy, ZdiscoError
 from .running import escape_what_cannot_be_shown, run
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -81,11 +82,17 @@ def _joining(command: F) -> F:
             help="Give up if no proxy relays us within S seconds.",
         ),
         click.option(
+            "--gossip",
+            multiple=True,
+            callback=_with_scheme,
+            metavar="ENDPOINT",
+            help="Gossip endpoint of another peer, or of a gossip node; may be repeated. Then no proxy is needed.",
+        ),
+        click.option(
             "--proxy",
             "proxies",
             multiple=True,
-            default=[DEFAULT_PROXY],
-            show_default=True,
+            show_default=f"{DEFAULT_PROXY}, without --gossip",
             callback=_with_scheme,
             metavar="ENDPOINT",
             help="Well-known endpoint of a proxy; may be repeated.",
@@ -199,6 +206,12 @@ def proxy(bind: str, relay: str | None, advertise: str | None, backend: str) -> 
     help="Give a peer up when 1: refused, 2: the handshake failed, 3: either; 0: never.",
 )
 @click.option(
+    "--gossip-bind",
+    callback=_with_scheme,
+    metavar="ENDPOINT",
+    help="Let other peers find each other through this one: listen for gossip there; a port * picks a free one.",
+)
+@click.option(
     "--register",
     "names",
     multiple=True,
@@ -211,6 +224,8 @@ def proxy(bind: str, relay: str | None, advertise: str | None, backend: str) -> 
 @_backend
 def peer(
     proxies: tuple[str, ...],
+    gossip: tuple[str, ...],
+    gossip_bind: str | None,
     timeout: float,
     stop_reconnect_on: int,
     topics: tuple[str, ...],
@@ -230,7 +245,8 @@ def peer(
     with _usage():
         config = PeerConfig(reconnect_stop=stop_reconnect_on, discovery_timeout=timeout)
         # What is left of the options has the names that `Peer` gives them.
-        one = Peer(proxies, config=config, wait=False, **options)
+        known = gossip if gossip or gossip_bind else None
+        one = Peer(proxies or None, gossip=known, gossip_bind=gossip_bind, config=config, wait=False, **options)
         errand = Errand(topics, texts, every, names, monitor)
         for topic in (*topics, *(topic for topic, _ in texts)):
             one.subscribe(topic)  # raises if it cannot be a topic
@@ -252,7 +268,14 @@ def peer(
 @click.option("--hosts", metavar="FILE", help="Where names lead from this machine, in ZPL; read again when it changes.")
 @_embed
 @_backend
-def names(proxies: tuple[str, ...], timeout: float, endpoint: str | None, backend: str, **options: Any) -> None:
+def names(
+    proxies: tuple[str, ...],
+    gossip: tuple[str, ...],
+    timeout: float,
+    endpoint: str | None,
+    backend: str,
+    **options: Any,
+) -> None:
     """Tell programs of this machine where names lead, until SIGINT or SIGTERM.
 
     Any program that has a REQ socket may ask, in any language: it sends a name, and gets OK and the endpoints, or
@@ -262,7 +285,8 @@ def names(proxies: tuple[str, ...], timeout: float, endpoint: str | None, backen
     from .serving import serve_names
 
     with _usage():
-        one = Peer(proxies, config=PeerConfig(discovery_timeout=timeout), wait=False, **options)
+        config = PeerConfig(discovery_timeout=timeout)
+        one = Peer(proxies or None, gossip=gossip or None, config=config, wait=False, **options)
         responder = NameResponder(one, endpoint)
     run(partial(serve_names, one, responder), backend)
 
@@ -283,6 +307,7 @@ def names(proxies: tuple[str, ...], timeout: float, endpoint: str | None, backen
 @_backend
 def ls(
     proxies: tuple[str, ...],
+    gossip: tuple[str, ...],
     timeout: float,
     cluster: str,
     as_json: bool,
@@ -295,7 +320,7 @@ def ls(
 
     with _usage():
         config = PeerConfig(discovery_timeout=timeout)
-        one = Peer(proxies, name="zdisco-ls", cluster=cluster, config=config, wait=False)
+        one = Peer(proxies or None, gossip=gossip or None, name="zdisco-ls", cluster=cluster, config=config, wait=False)
     if with_links:
         found = run(partial(listing.reachability, one, quiet), backend)
         (listing.print_links_json if as_json else listing.print_links)(found)
@@ -304,6 +329,122 @@ def ls(
         (listing.print_json if as_json else listing.print_table)(peers)
     if one.dropped.get(Drop.FOREIGN_CLUSTER):
         click.echo("there are peers of another cluster, too (--cluster)", err=True)
+
+
+_timeout = click.option(
+    "--timeout",
+    type=Seconds(),
+    default=5.0,
+    show_default=True,
+    metavar="S",
+    help="Give up if no gossip node answers within S seconds.",
+)
+
+
+@zdisco.group(invoke_without_command=True, short_help="Run a gossip node, or ask one.")
+@click.option(
+    "--bind",
+    "binds",
+    multiple=True,
+    callback=_with_scheme,
+    metavar="ENDPOINT",
+    help="Where the gossip node listens; a port * picks a free one; may be repeated.",
+)
+@click.option(
+    "--connect",
+    "remotes",
+    multiple=True,
+    callback=_with_scheme,
+    metavar="ENDPOINT",
+    help="Another gossip node, one of CZMQ too; may be repeated.",
+)
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A ZPL file to load; loaded again whenever it changes.",
+)
+@_backend
+@click.pass_context
+def gossip(
+    context: click.Context, binds: tuple[str, ...], remotes: tuple[str, ...], config: Path | None, backend: str
+) -> None:
+    """Run a gossip node until SIGINT or SIGTERM, and print each change of a tuple.
+
+    With a command, do that by way of the nodes given with --connect, and end.
+    """
+    with _usage():
+        node = Gossip(binds, connect=remotes)
+    if context.invoked_subcommand is None:
+        from .gossiping import serve
+
+        run(partial(serve, node, config), backend)
+        return
+    if config is not None or not remotes:
+        raise click.UsageError(f"{context.invoked_subcommand} needs --connect, and takes no --config")
+    context.obj = partial(_run_gossip, node, backend)
+
+
+def _run_gossip(node: Gossip, backend: str, command: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        run(partial(command, node, *arguments), backend)
+    except TimeoutError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@gossip.command("set")
+@click.argument("key")
+@click.argument("value")
+@click.option("--ttl", type=Seconds(), metavar="S", help="It expires S seconds after this command, unless set again.")
+@_timeout
+@click.pass_obj
+def set_value(ask: Callable[..., None], key: str, value: str, ttl: float | None, timeout: float) -> None:
+    """Set KEY to VALUE."""
+    from .gossiping import put
+
+    ask(put, key, value, ttl, timeout)
+
+
+@gossip.command()
+@click.argument("key")
+@_timeout
+@click.pass_obj
+def unset(ask: Callable[..., None], key: str, timeout: float) -> None:
+    """Delete KEY, whoever set it."""
+    from .gossiping import remove
+
+    ask(remove, key, timeout)
+
+
+@gossip.command()
+@click.argument("keys", nargs=-1, metavar="[KEY]...")
+@_timeout
+@click.pass_obj
+def get(ask: Callable[..., None], keys: tuple[str, ...], timeout: float) -> None:
+    """Print the value of each KEY, or all keys and values."""
+    from .gossiping import read
+
+    ask(read, keys, timeout)
+
+
+@gossip.command()
+@click.argument("prefix", default="")
+@click.pass_obj
+def watch(ask: Callable[..., None], prefix: str) -> None:
+    """Print the keys that begin with PREFIX, and each change of them, until SIGINT or SIGTERM."""
+    from .gossiping import watch as watch_keys
+
+    ask(watch_keys, prefix)
+
+
+@gossip.command()
+@_timeout
+@click.pass_obj
+def status(ask: Callable[..., None], timeout: float) -> None:
+    """Print how many tuples there are."""
+    from .gossiping import show_status
+
+    ask(show_status, timeout)
 
 
 _files = click.argument(

@@ -61,6 +61,8 @@ async def serve_peer(peer: Peer, config: PeerConfig, errand: Errand) -> None:
         async with peer, AsyncExitStack() as errands:
             with work:
                 print_line(f"Peer {peer.id} with endpoint {peer.me.endpoint}")
+                if peer.gossip is not None:
+                    print_line(f"Gossip at {', '.join(peer.gossip.endpoints)}")
                 # Before we are found, so that they are in force when the first peer joins.
                 for prefix in errand.prefixes:
                     messages = await errands.enter_async_context(peer.subscribe(prefix))

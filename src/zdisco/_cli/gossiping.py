@@ -1,0 +1,97 @@
+"""``zdisco gossip``: a gossip node, and commands that ask one or change what it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .. import Delivery, Gossip
+from .lines import print_line, print_text, shown
+from .running import until_signalled
+
+
+async def serve(node: Gossip, config: Path | None) -> None:
+    """Hold and pass on tuples until a signal comes; print each change."""
+    async with until_signalled() as work, node:
+        with work:
+            if config is not None:
+                await node.load(config)
+            print_text("\n".join(f"endpoint {endpoint}" for endpoint in node.endpoints) or "endpoint none")
+            await _print_deliveries(node, "")
+        status = node.status()
+        print_text(f"tuples {status.tuples}\ndropped {sum(node.dropped.values())}")
+
+
+async def put(node: Gossip, key: str, value: str, ttl: float | None, timeout: float) -> None:
+    """Set a key at all nodes that this one is connected to."""
+    async with until_signalled() as work, node:
+        with work:
+            await node.settle(timeout)
+            await node.publish(key, value, ttl, refresh=False)
+            await node.settle(timeout)
+
+
+async def remove(node: Gossip, key: str, timeout: float) -> None:
+    """Delete a key there.
+
+    Raises:
+        click.ClickException: If it has no value there.
+    """
+    async with until_signalled() as work, node:
+        with work:
+            await node.settle(timeout)
+            if key not in node:
+                raise _no_value(key)
+            await node.unpublish(key)
+            await node.settle(timeout)
+
+
+async def read(node: Gossip, keys: tuple[str, ...], timeout: float) -> None:
+    """Print the values of keys, or all keys with their values.
+
+    Raises:
+        click.ClickException: If one has no value there.
+    """
+    async with until_signalled() as work, node:
+        with work:
+            await node.settle(timeout)
+            if not keys:
+                for key in sorted(node):
+                    print_text(f"{shown(key)}={shown(node[key])}")
+            for key in keys:
+                if key not in node:
+                    raise _no_value(key)
+                print_text(shown(node[key]))
+
+
+async def watch(node: Gossip, prefix: str) -> None:
+    """Print what is there and each change, until a signal comes."""
+    async with until_signalled() as work, node:
+        with work:
+            await _print_deliveries(node, prefix)
+
+
+async def show_status(node: Gossip, timeout: float) -> None:
+    """Print how many tuples there are."""
+    async with until_signalled() as work, node:
+        with work:
+            await node.settle(timeout)
+            status = node.status()
+            print_text(f"tuples {status.tuples}\ntombstones {status.tombstones}")
+
+
+async def _print_deliveries(node: Gossip, prefix: str) -> None:
+    async for delivery in node.deliveries():
+        if delivery.key.startswith(prefix):
+            print_line(delivery_text(delivery))
+
+
+def delivery_text(delivery: Delivery) -> str:
+    """One line for a change."""
+    text = f"{delivery.change.value} {shown(delivery.key)}"
+    return text if delivery.value is None else f"{text}={shown(delivery.value)}"
+
+
+def _no_value(key: str) -> click.ClickException:
+    return click.ClickException(f"{key!r} has no value")
