@@ -146,3 +146,18 @@ def test_ctrl_c_ends_the_logger_of_what_never_answers() -> None:
         logger.wait_for(r"desc:CONNECTED ")
         assert logger.leave(signal.SIGINT) == 0
         assert logger.errors == ""
+
+
+def test_programs_share_their_settings() -> None:
+    with example("settings", "bind", ANY_PORT, "color=red") as first:
+        endpoint = first.wait_for(rf"^{TCP}$")[0]
+        with example("settings", "connect", endpoint, "size=7") as second:
+            second.wait_for("^color is new: red$")
+            first.wait_for("^size is new: 7$")
+            with example("settings", "connect", endpoint, "color=blue") as third:
+                first.wait_for("^color is changed: blue$")
+                second.wait_for("^color is changed: blue$")
+                assert third.leave(signal.SIGINT) == 0
+            assert second.leave(signal.SIGINT) == 0
+        assert first.leave(signal.SIGINT) == 0
+        assert first.errors == second.errors == third.errors == ""
