@@ -5,6 +5,8 @@ python -m bench presence                       only joins, departures, and peers
 python -m bench failures                       only what is told of failures, beside Serf and Pyre
 python -m bench soak                           only peers on a busy processor, for five minutes
 python -m bench churn                          only what is left of 5,000 that came and went
+python -m bench gossip                         only how changes spread among gossip nodes, beside real zgossip
+python -m bench fuzz 1000000                   only what becomes of so many damaged frames in a gossip node
 python -m bench data --quick                   only data, in some minutes
 python -m bench data --quick 256B asyncio      only this measure and program, in seconds
 """
@@ -28,7 +30,7 @@ from attrs import frozen
 
 from zdisco import Peer
 
-from . import churn, data, failures, idle, plain, soak
+from . import churn, data, failures, fuzz_gossip, gossip, idle, plain, soak
 from .cells import STACKS
 from .figures import percentile
 from .member import Member
@@ -39,6 +41,7 @@ KILLS = 20
 STOPS = 20
 OTHERS = 7
 ROUNDS = 3
+FRAMES = 100_000
 
 
 def told(resident: Member, id: str) -> float:
@@ -132,12 +135,14 @@ class Order:
     """The one thing that is measured; empty: everything is."""
     rounds: int
     """How often failures are measured."""
+    frames: int
+    """How many damaged frames a gossip node is sent."""
 
 
 def read(arguments: Sequence[str] | None = None) -> Order:
     """Read a command line, by default that of the process, which ends if it makes no sense."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Without a command: measure everything.")
-    parser.set_defaults(filters=[], quick=False, rounds=None, of_failures=ROUNDS)
+    parser.set_defaults(filters=[], quick=False, rounds=None, of_failures=ROUNDS, frames=FRAMES)
     commands = parser.add_subparsers(dest="what")
     only = commands.add_parser("data", help="only what it costs to publish and to receive")
     only.add_argument("--quick", action="store_true", help="fewer messages, fewer rounds")
@@ -149,12 +154,15 @@ def read(arguments: Sequence[str] | None = None) -> Order:
     commands.add_parser("churn", help="only what is left in a peer of thousands that came and went")
     of_failures = commands.add_parser("failures", help="only what is told of failures, and when")
     of_failures.add_argument("--rounds", type=int, default=ROUNDS, dest="of_failures", help="so many rounds")
+    commands.add_parser("gossip", help="only how changes spread among gossip nodes")
+    fuzz = commands.add_parser("fuzz", help="only what becomes of damaged frames in a gossip node")
+    fuzz.add_argument("frames", nargs="?", type=int, default=FRAMES, help="how many")
     given = parser.parse_args(arguments)
     try:
         plan = data.Plan.of(given.filters, quick=given.quick, rounds=given.rounds)
     except ValueError as error:
         only.error(str(error))
-    return Order(plan, given.what or "", given.of_failures)
+    return Order(plan, given.what or "", given.of_failures, given.frames)
 
 
 def main() -> None:
@@ -168,6 +176,10 @@ def main() -> None:
         soak.measure()
     if order.only in ("", "churn"):
         churn.measure()
+    if order.only in ("", "gossip"):
+        gossip.measure()
+    if order.only == "fuzz":  # nothing is measured there
+        fuzz_gossip.measure(order.frames)
     if order.only in ("", "data"):
         data.main(order.plan)
 
