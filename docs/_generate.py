@@ -24,8 +24,9 @@ from uuid import UUID
 
 import attrs
 
-from zdisco import Cause, Drop, LinkState, PeerConfig, PeerInfo
+from zdisco import Cause, Drop, GossipConfig, LinkState, PeerConfig, PeerInfo
 from zdisco._core import config, envelope, link, model, relay, wire
+from zdisco._core.gossip import frames, talk
 from zdisco._core.names import NAME_LIMIT
 
 DOCS = Path(__file__).resolve().parent
@@ -104,6 +105,33 @@ REASONS = {
 }
 """Why a default is what it is. The meaning of each comes from ``PeerConfig`` itself."""
 
+GOSSIP_REASONS = {
+    "ping_interval": "A real zgossip forgets who is silent for a second.",
+    "greeting_interval": "One of ours forgets nobody; this only finds connections that are dead and do not say so.",
+    "silence_timeout": "Three greetings without an answer.",
+    "digest_interval": "A safety net for what was lost in a full queue; where stores are equal it costs nothing.",
+    "client_timeout": "A real zgossip as client says nothing by itself, so the 1 s of its server side loses tuples.",
+    "settle_time": "Several times what a message takes on one network.",
+    "echo_timeout": "An echo takes milliseconds; a real node that is held up for so long may have lost what it was"
+    " told.",
+    "pace_interval": "Two values within the time of an echo make real nodes swap them without end; this leaves room for"
+    " a busy machine.",
+    "damping_burst": "A program that changes a key some times in a row is not held up.",
+    "damping_interval": "Real nodes that swap values do it thousands of times a second; ten can be borne.",
+    "tombstone_time": "A restart, or a network that is away, takes minutes at the most.",
+    "reconnect_interval": "libzmq's own default.",
+    "reconnect_interval_max": "A machine that is away for minutes is not worth ten attempts a second, and is found"
+    " again within 2 s.",
+    "linger": "Enough for what is on its way; a stalled reader must not keep a process from ending.",
+    "reload_interval": "As CZMQ has it; a look costs some microseconds.",
+    "queue_limit": "More than a store of `max_tuples` takes to be told; a stalled reader must not eat all memory.",
+    "max_clients": "More connections than one process should have.",
+    "max_tuples": "With keys and values of 100 bytes, some 64 MiB.",
+    "max_tombstones": "More than are deleted in `tombstone_time` where settings change slowly.",
+    "delivery_capacity": "As many as there may be keys, so nothing is dropped.",
+}
+"""The same for ``GossipConfig``."""
+
 
 # Tables
 
@@ -149,16 +177,16 @@ def _default(value: object) -> str:
             return f"{value:,}"
 
 
-def defaults() -> str:
-    docs = member_docs(config, "PeerConfig")
-    fields = attrs.fields(PeerConfig)
-    if {one.name for one in fields} != REASONS.keys():
-        raise SystemExit(f"REASONS and PeerConfig differ: { ({one.name for one in fields} ^ REASONS.keys()) }")
+def defaults(of: type, reasons: Mapping[str, str]) -> str:
+    docs = member_docs(config, of.__name__)
+    fields = attrs.fields(of)
+    if {one.name for one in fields} != reasons.keys():
+        raise SystemExit(f"reasons and {of.__name__} differ: { ({one.name for one in fields} ^ reasons.keys()) }")
     rows = []
     for one in fields:
         is_time = one.name != "beacon_jitter" and not isinstance(one.default, int | Enum)
         shown = _default(one.default) + (" s" if is_time else "")
-        rows.append((_code(one.name), shown, docs[one.name], REASONS[one.name]))
+        rows.append((_code(one.name), shown, docs[one.name], reasons[one.name]))
     return table(("setting", "default", "meaning", "why"), rows)
 
 
@@ -246,7 +274,8 @@ KEYS = {
     "pid": "integer; process id of the sender",
     "key": "text; always empty in this version",
     "capabilities": "list of texts; always empty in this version",
-    "informed_by": "list of ids of proxies; always empty in this version",
+    "informed_by": "list of ids of proxies; only what travels as a tuple has it, see *Gossip*",
+    "gossip": "text; where the gossip node of the sender listens",
 }
 """What the keys of the extension hold; which keys there are comes from the encoder."""
 
@@ -393,6 +422,45 @@ def relay_table() -> str:
     return table(("what happens", *(f"in {_code(state.name)}" for state in relay.RelayState)), rows)
 
 
+# Gossip
+
+
+def gossip_trailers() -> str:
+    version = "counter (8), id (16)"
+    former = f"with flag {frames._FORMER} digests of former values (1 + 8 n)"
+    entry = f"flags (1), key (1 + n), version: {version}, life in ms (4; 0: for ever), {former}"
+    rows = [
+        ("1", "greeting", "id of the node (16), sum of its store (8), number of its keys (4)"),
+        (
+            "2",
+            "tuples",
+            f"entries: {entry}; then the value (4 + n), with flag {frames._DELETED} nothing (deleted), with flag"
+            f" {frames._RENEWED} the digest of a value that is the same as before (renewed); a digest is 64 bits of"
+            " BLAKE2b",
+        ),
+        ("3", "sums", f"the sum of each of the {frames.BUCKETS} parts (8 each)"),
+        (
+            "4",
+            "summary",
+            f"which parts ({frames.BUCKETS // 8}; bit n is part n), the first key that it is about (1 + n), the one"
+            " before which it ends (1 + n; empty: none), all keys (1 + n) of these parts in between, with versions",
+        ),
+        ("5", "wants", "keys (1 + n)"),
+    ]
+    return table(("", "trailer", "fields, with their sizes in bytes"), rows)
+
+
+def gossip_table(transitions: Mapping[Any, talk.TalkState], signals: type[Enum]) -> str:
+    states = [state for state in talk.TalkState if any(known is state for known, _ in transitions)]
+    rows = [
+        (f"{_code(signal.name)}: {signal.value}", *(_code(transitions[state, signal].name) for state in states))
+        for signal in signals
+    ]
+    head = ("what happens", *(f"in {_code(state.name)}" for state in states))
+    meanings = [(_code(state.name), state.value) for state in states]
+    return table(("state", "what is at the other end"), meanings) + "\n\n" + table(head, rows)
+
+
 # Diagrams: the states in a column, an arc for each pair of states that a signal connects
 
 ROW, BOX, HALF, LINE = 110, 130, 18, 15
@@ -463,11 +531,15 @@ def _arc(start: int, end: int, signals: list[str], middle: float) -> Iterator[st
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "causes": causes,
-    "defaults": defaults,
+    "defaults": lambda: defaults(PeerConfig, REASONS),
     "discovery-layout": discovery_layout,
     "drops": drops,
     "extension-keys": extension_keys,
     "extension-layout": extension_layout,
+    "gossip-defaults": lambda: defaults(GossipConfig, GOSSIP_REASONS),
+    "gossip-client": lambda: gossip_table(talk.CLIENT, talk.ClientSignal),
+    "gossip-remote": lambda: gossip_table(talk.REMOTE, talk.RemoteSignal),
+    "gossip-trailers": gossip_trailers,
     "header-layout": header_layout,
     "kinds": kinds,
     "link-body": link_body,

@@ -38,6 +38,12 @@ ORDER = [
     "_core/roster",
     "_core/relay",
     "_core/discovery",
+    "_core/gossip/frames",
+    "_core/gossip/model",
+    "_core/gossip/talk",
+    "_core/gossip/store",
+    "_core/gossip/classics",
+    "_core/gossip/node",
     "zpl",
     "_loops",
     "_jumping",
@@ -45,6 +51,7 @@ ORDER = [
     "_ipc",
     "_turns",
     "_zmq/sockets",
+    "_zmq/keys",
     "_zmq/options",
     "_zmq/replies",
     "_zmq/accepted",
@@ -52,6 +59,9 @@ ORDER = [
     "_channels",
     "_zmq/channels",
     "_zmq/network",
+    "_zmq/remotes",
+    "_zmq/clients",
+    "_zmq/gossip",
     "_arguments",
     "_home",
     "_hosts",
@@ -66,6 +76,11 @@ ORDER = [
     "_services",
     "_proxy",
     "_embedded",
+    "_deliveries",
+    "_gossip_settings",
+    "_gossip_driver",
+    "_gossip",
+    "_gossip_relay",
     "_peer",
     "_responder",
     "testing",
@@ -75,7 +90,7 @@ ORDER = [
 ]
 
 # These only hold a docstring, so that importing a module below them imports nothing else.
-EMPTY = {"_core/__init__", "_zmq/__init__"}
+EMPTY = {"_core/__init__", "_core/gossip/__init__", "_zmq/__init__"}
 
 # What gives the same answer each time it is asked, and talks to nobody.
 CORE_IMPORTS = {
