@@ -388,3 +388,15 @@ def test_what_a_real_node_refused_is_said_again_when_it_was_greeted() -> None:
     # It told that before it had any of ours.
     shell.wait(1.0)
     assert shell.tuples == {b"k": b"0", b"l": b"1"}
+
+
+@pytest.mark.parametrize("value", [b"1", b"new"])
+def test_what_may_come_late_is_not_taken_of_who_is_gone_and_what_is_new_is(value: bytes) -> None:
+    shell = Shell()
+    shell.publish(b"k", b"1")
+    shell.publish(b"k", b"2")
+    shell.up(REMOTE)
+    shell.hear(REMOTE, Publish(b"k", b"2"), Pong(), Publish(b"k", value))
+    shell.feed(shell.node.down(REMOTE, shell.now))
+    shell.wait(1.0)
+    assert shell.tuples == {b"k": b"new" if value == b"new" else b"2"}

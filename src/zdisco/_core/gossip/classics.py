@@ -213,6 +213,9 @@ class Classics:
         self._timers.cancel((Wait.GREETING, link))
         for key in [key for key, round in self._rounds.items() if link in round.awaited]:
             self._settle(key, link, now)
+        # Whether it came late cannot be seen any more, and nobody is known to hold it.
+        for key in [key for key, told in self._told.items() if told.link == link and self.store.was(key, told.value)]:
+            self._take_back(key, now)
 
     def told(self, link: Link, key: bytes, value: bytes, now: float) -> list[Advice]:
         """A real node says that this is a value."""
