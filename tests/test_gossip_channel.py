@@ -19,6 +19,7 @@ from zdisco._core.errors import BindError, ClosedError, InvalidEndpoint, SocketL
 from zdisco._core.gossip.frames import FRAME_LIMIT
 from zdisco._core.gossip.talk import Link
 from zdisco._zmq import remotes, sockets
+from zdisco._zmq.clients import Connections
 from zdisco._zmq.gossip import ZmqGossipChannel
 from zdisco._zmq.keys import Security
 
@@ -225,6 +226,40 @@ async def test_a_full_queue_is_told(transport: str) -> None:
                 assert await client.receive() == [large]
             await eventually(lambda: side.channel.send(link, PONG) is Sent.SENT)
             assert await client.receive() == [PONG]
+
+
+async def test_room_in_a_queue_is_seen_at_once() -> None:
+    # libzmq itself looks once in a millisecond.
+    with place("inproc") as endpoint, Raw(zmq.DEALER, RCVHWM=10) as client:
+        async with opened(GossipConfig(queue_limit=10)) as side:
+            client.connect(side.channel.bind(endpoint))
+            client.send(PING)
+            link, _ = await side.heard.message()
+            while side.channel.send(link, PONG) is Sent.SENT:
+                pass
+            assert client.socket.receive_nowait() == [PONG] * 20
+            assert side.channel.send(link, PONG) is Sent.SENT
+
+
+def test_who_is_back_over_another_connection_is_not_gone() -> None:
+    connections = Connections()
+    for fd in (1, 2, 3):
+        connections.accepted(fd)
+    connections.heard(b"stays", 1)
+    connections.heard(b"moves", 2)
+    connections.ended(2)
+    connections.heard(b"moves", 3)
+    assert connections.gone() == set()
+    connections.ended(1)
+    connections.heard(b"late", 1)
+    assert connections.gone() == {b"stays", b"late"}
+    assert connections.gone() == set()
+    connections.accepted(1)  # another one, with the same number
+    connections.heard(b"new", 1)
+    connections.heard(b"near", None)
+    connections.ended(1)
+    connections.ended(7)
+    assert connections.gone() == {b"new"}
 
 
 async def test_what_is_not_of_one_frame_is_dropped_and_what_is_beside_it_told() -> None:

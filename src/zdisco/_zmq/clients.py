@@ -24,7 +24,7 @@ from .sockets import run_readers, source_fd
 _WATCHED = SocketEvent.ACCEPTED | SocketEvent.HANDSHAKE_SUCCEEDED | SocketEvent.DISCONNECTED
 
 
-class _Connections:
+class Connections:
     """Over which connection each client was heard last; over ``inproc`` there is none that is known."""
 
     def __init__(self) -> None:
@@ -34,9 +34,11 @@ class _Connections:
         self._gone: set[bytes] = set()
 
     def accepted(self, fd: int) -> None:
+        """A connection came in."""
         self._open.add(fd)
 
     def ended(self, fd: int) -> None:
+        """A connection ended."""
         self._open.discard(fd)
         client = self._clients.pop(fd, None)
         if client is not None and self._fds.get(client) == fd:
@@ -75,7 +77,7 @@ class Server:
         self._mark = mark
         raw = gossip_router(common.context, common.config, common.security)
         self.queue = Queue(raw, "clients", None if is_inproc else _WATCHED)
-        self._connections = _Connections()
+        self._connections = Connections()
         self._handshakes = Handshakes()
 
     async def run(self) -> None:
