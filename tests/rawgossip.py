@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket as plain
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,11 @@ def place(transport: str) -> Iterator[str]:
     """An endpoint to bind that nobody else uses."""
     match transport:
         case "tcp":
-            yield ANYWHERE
+            # Whoever may share the port with it can bind it, and nobody else gets it while nobody does.
+            with plain.socket() as holder:
+                holder.setsockopt(plain.SOL_SOCKET, plain.SO_REUSEADDR, 1)
+                holder.bind(("127.0.0.1", 0))
+                yield f"tcp://127.0.0.1:{holder.getsockname()[1]}"
         case "inproc":
             yield f"inproc://gossip-{uuid4()}"
         case _:

@@ -73,6 +73,23 @@ class Accepted:
             return None
 
 
+def leads_to_itself(fd: int) -> bool:
+    """Whether a TCP connection has the same socket at both ends.
+
+    It comes about when a connection is tried to a port of this machine where nobody listens, and
+    the system has chosen the same port for our own end. Then nobody can bind it any more.
+    """
+    connection = _duplicate(fd)
+    if connection is None:
+        return False
+    with connection:
+        try:
+            is_tcp = connection.family in (socket.AF_INET, socket.AF_INET6)
+            return is_tcp and connection.getsockname() == connection.getpeername()
+        except OSError:
+            return False
+
+
 def _duplicate(fd: int) -> socket.socket | None:
     if sys.platform == "win32":  # a socket is no descriptor there
         return None

@@ -28,6 +28,7 @@ from .._core.errors import ClosedError, InvalidEndpoint, SocketLimitError
 from .._core.gossip.talk import Link
 from .._core.model import Endpoint
 from .._loops import current_time
+from .accepted import leads_to_itself
 from .keys import Security
 from .monitor import Monitor, SocketEvent
 from .options import gossip_dealer
@@ -233,11 +234,15 @@ class Remote:
             with anyio.move_on_after(_ZOMBIE_AFTER if is_silent else None) as patience:
                 for event in await monitor.receive_many():
                     is_silent = bool(event.event & _ENDED) or (is_silent and not event.event & _TRYING)
-                    if event.event is SocketEvent.HANDSHAKE_SUCCEEDED:
-                        self._tell_up()
-                    elif event.event is SocketEvent.DISCONNECTED and self._is_up:
-                        await self._read_to_end(queue)
-                        return
+                    match event.event:
+                        case SocketEvent.CONNECTED if leads_to_itself(event.value):
+                            self._lose()
+                            return
+                        case SocketEvent.HANDSHAKE_SUCCEEDED:
+                            self._tell_up()
+                        case SocketEvent.DISCONNECTED if self._is_up:
+                            await self._read_to_end(queue)
+                            return
             if patience.cancelled_caught:
                 # libzmq has given it up, which it does after an error of the protocol.
                 self._lose()
