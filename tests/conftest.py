@@ -22,7 +22,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,41 @@ def pytest_configure(config: pytest.Config) -> None:
     _let_children_keep_bytecode(config)
     _raise_descriptor_limit()
     _open_what_stays_open()
+
+
+def _locks(controller: int) -> tuple[Path, Path]:
+    """The files by which the workers of one run of pytest-xdist wait for each other."""
+    room = Path(tempfile.gettempdir(), f"zdisco-tests-{controller}")
+    return room.with_suffix(".door"), room.with_suffix(".room")
+
+
+@contextmanager
+def _turn(is_alone: bool) -> Iterator[None]:
+    """Wait until all other workers are between two tests if this one is to be alone, or until who is has ended."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    import fcntl
+
+    with ExitStack() as stack:
+        door, room = (stack.enter_context(path.open("a")) for path in _locks(os.getppid()))
+        # Who waits for all others stands in the door, so that nobody else comes in.
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Where two tests run at a time, let one that needs the whole machine run alone."""
+    with _turn(item.get_closest_marker("whole_machine") is not None):
+        return (yield)
+
+
+def pytest_unconfigure() -> None:
+    for path in _locks(os.getpid()):
+        path.unlink(missing_ok=True)
 
 
 def _open_descriptors() -> Counter[str]:

@@ -85,12 +85,14 @@ async def test_the_first_message_after_joined_arrives_in_both_directions_of_500_
     assert [pair.cluster for pair in pairs if sorted(pair.arrived) != [b"0", b"1"]] == []
 
 
+@pytest.mark.whole_machine
 @pytest.mark.timeout(300)
 async def test_the_first_message_after_joined_reaches_each_of_128_subscribers_that_connect_at_once() -> None:
     # Only the publisher is at every proxy. Of the subscribers those of one proxy find each other.
     await reach_a_crowd(processes=4, proxies_of_each=4, at_each_proxy=8)
 
 
+@pytest.mark.whole_machine
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")])
 async def test_the_first_message_after_joined_reaches_each_of_a_mesh_of_128(proxy: Proxy) -> None:

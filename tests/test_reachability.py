@@ -47,7 +47,7 @@ async def test_every_peer_is_pinged_some_time_and_how_far_it_is_is_known() -> No
         await anyio.sleep(120)
         for link in a.links():
             assert link.round_trip is not None
-            assert 0.02 <= link.round_trip < 0.1
+            assert 0.02 - 1e-9 <= link.round_trip < 0.1  # a difference of two times
             assert link.since > 119
 
 
