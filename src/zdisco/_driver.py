@@ -270,7 +270,8 @@ class Driver:
 
     @property
     def _deadline(self) -> float:
-        return float("inf") if self.core.deadline is None else self.core.deadline
+        deadline = self.core.deadline
+        return float("inf") if deadline is None else deadline
 
     def perform(self, outputs: Sequence[Output]) -> None:
         """Do what the core asked for."""

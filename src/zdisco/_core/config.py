@@ -123,9 +123,9 @@ class PeerConfig:
     to half of ``suspect_timeout``; halved again with each such time in which it is not."""
     suspect_timeout: float = field(default=5.0, validator=_is_seconds)
     """A joined peer whose link is not verified for that long is given up."""
-    beat_interval: float = field(default=0.5, validator=_is_seconds)
+    beat_interval: float = field(default=0.6, validator=_is_seconds)
     """A joined peer shows about this often to one other that it runs, see ``beat_timeout``."""
-    beat_timeout: float = field(default=1.1, validator=_is_seconds)
+    beat_timeout: float = field(default=1.25, validator=_is_seconds)
     """A peer that shows nothing for that long is pinged, by us and by others. More than twice ``beat_interval``."""
     indirect_pings: int = field(default=2, validator=_is_count)
     """How many others are asked to ping it."""

@@ -2,11 +2,12 @@
 
 Rule 1: the joined peers are a ring, in the order of their ids. Each listens for the one before, and
 sends a beat to the next one when it hears that one, or by itself a bit more than ``beat_interval``
-after the latest. Any frame counts as a beat.
+after the latest; who has heard one is the more patient. So one of them begins, a wave goes around, and
+wakes each of them once. Any frame counts as a beat.
 
 Rule 2: silence is a question, never a verdict. It is answered by a ping, directly and through
-others at the same time. So peers that see different rings cost each other a ping. Now and then a
-peer that is chosen at random is pinged, too, lest nobody listens for it; each once before any again.
+others at the same time. So peers that see different rings cost each other a ping. With a beat now and
+then a peer that is chosen at random is pinged, too, lest nobody listens for it; each once before any again.
 
 Rule 3: who finds a peer silent tells all, and is not believed: each pings for itself.
 
@@ -39,7 +40,9 @@ from .model import LinkState, PeerId
 from .timers import Timers
 
 _PACE = 1.15
-"""Beat intervals until we send a beat unasked: more than one, so that the beat of the one before us comes first."""
+"""Beat intervals until we send a beat unasked, where the one before us did not make us send the latest ..."""
+_FOLLOWING = 1.3
+"""... and where it did: then its next beat should come first, also if it is a bit later than this one."""
 _MOST = 4
 """Times that we wait longer than usual, at the most, where we or the peer were late before."""
 _BUSTLE = 16
@@ -58,7 +61,6 @@ class Alarm(Enum):
 
     BEAT = "send a beat"
     WATCH = "nothing was heard of the peer before us"
-    PING = "ping a peer at random"
     CHECK = "a peer that was pinged has not answered"
     ERRAND = "a peer that was pinged for another has not answered"
 
@@ -97,6 +99,8 @@ class Answered:
 
 Finding: TypeAlias = SendData | Silent | Heard | Answered | Dropped
 _Deadline: TypeAlias = tuple[Alarm, LinkKey | int]
+_BEAT: _Deadline = (Alarm.BEAT, 0)
+_WATCH: _Deadline = (Alarm.WATCH, 0)
 
 
 @define(eq=False)
@@ -147,6 +151,8 @@ class Detector:
     _checks: dict[LinkKey, _Check] = field(factory=dict)
     _errands: dict[int, _Errand] = field(factory=dict)
     _serial: int = 0
+    _ping_at: float = 0.0
+    """The first beat after that comes with a ping of a peer at random."""
     _had_turn: set[LinkKey] = field(factory=set)
     """Who was pinged at random in this round."""
     _beaten_at: float = float("-inf")
@@ -203,14 +209,14 @@ class Detector:
 
     def _rest(self) -> None:
         self._watched = None
-        for alarm in (Alarm.BEAT, Alarm.WATCH, Alarm.PING):
-            self._timers.cancel(self._mine(alarm))
+        self._timers.cancel(_BEAT)
+        self._timers.cancel(_WATCH)
 
     def verified(self, now: float) -> None:
         """A link was verified: there may be somebody to send beats to."""
-        if self._members and not self._timers.is_armed(self._mine(Alarm.BEAT)):
+        if self._members and not self._timers.is_armed(_BEAT):
             self._arm_beat(now + self._config.beat_interval * self._chance())
-            self._timers.arm(self._mine(Alarm.PING), now + self._next_ping())
+            self._ping_at = now + self._next_ping()
 
     def close(self) -> None:
         """We are leaving: others may find us silent, it does not matter any more."""
@@ -240,20 +246,23 @@ class Detector:
         """The one before us has beaten, so do we: then a beat that comes in and one that goes out wake us only once."""
         if (link := self._members.get(key)) is not None:
             # So it wakes us only when nothing is heard.
-            self._timers.arm(self._mine(Alarm.WATCH), now + self._patience(self._config.beat_timeout, link, now))
+            self._timers.arm(_WATCH, now + self._patience(self._config.beat_timeout, link, now))
         if now - self._beaten_at < self._config.beat_interval / 2:
             self._arm_beat(now + _PACE * self._config.beat_interval)
             return []
         self._note_lateness(now)
-        return self._beat(now)
+        return self._beat(now, _FOLLOWING)
 
     def _arm_beat(self, at: float) -> None:
         self._due_at = at
-        self._timers.arm(self._mine(Alarm.BEAT), at)
+        self._timers.arm(_BEAT, at)
 
     def _note_lateness(self, now: float) -> None:
         is_late = now - self._due_at > self._config.beat_interval / 2
         self._lateness = min(self._lateness + 1, _MOST) if is_late else max(self._lateness - 1, 0)
+        if is_late:
+            # First read what waits, see `tick`.
+            self._ping_at = max(self._ping_at, now + self._config.ping_timeout)
         self._bustle *= _CALM
         if self._bustle < 1:
             self._crowd_since = None
@@ -331,34 +340,28 @@ class Detector:
         return findings
 
     def _due(self, alarm: Alarm, key: LinkKey | int, now: float) -> list[Finding]:
-        if isinstance(key, int):
-            return self._report([key], is_silent=True)
-        match alarm:
-            case Alarm.BEAT:
-                return self._beat(now)
-            case Alarm.WATCH:
-                return self._look_at_watched(now)
-            case Alarm.PING:
-                return self._ping_at_random(now)
-            case _:
-                return self._unanswered(key, now)
+        if alarm is Alarm.BEAT:
+            return self._beat(now, _PACE)
+        if alarm is Alarm.WATCH:
+            return self._look_at_watched(now)
+        return self._report([key], is_silent=True) if isinstance(key, int) else self._unanswered(key, now)
 
-    def _beat(self, now: float) -> list[Finding]:
+    def _beat(self, now: float, pace: float) -> list[Finding]:
         ring = self._ring
         self._beaten_at = now
-        self._arm_beat(now + _PACE * self._config.beat_interval)
+        self._arm_beat(now + pace * self._config.beat_interval)
         at = bisect_left(ring, self._me[0].int, key=_order)
         if ring[at - 1].key != self._watched:
             self._watched, self._watched_since = ring[at - 1].key, now
-            self._timers.arm(
-                self._mine(Alarm.WATCH), now + self._patience(self._config.beat_timeout, ring[at - 1], now)
-            )
-        return [self._control(inbox(ring[at % len(ring)].peer.id), Kind.BEAT, b"")]
+            self._timers.arm(_WATCH, now + self._patience(self._config.beat_timeout, ring[at - 1], now))
+        beat = self._control(inbox(ring[at % len(ring)].peer.id), Kind.BEAT, b"")
+        # With the beat, since it wakes us anyway.
+        return [beat, *self._ping_at_random(now)] if now >= self._ping_at else [beat]
 
     def _look_at_watched(self, now: float) -> list[Finding]:
         link = None if self._watched is None else self._members.get(self._watched)
         if link is not None and self._is_crowd(now):
-            self._timers.arm(self._mine(Alarm.WATCH), now + self._config.beat_timeout)
+            self._timers.arm(_WATCH, now + self._config.beat_timeout)
             return []
         if link is None:
             # The next beat finds out who comes before us now.
@@ -367,11 +370,11 @@ class Detector:
         timeout = self._patience(self._config.beat_timeout, link, now)
         heard_at = max(self._watched_since, link.counts.heard_at)
         is_silent = now >= heard_at + timeout
-        self._timers.arm(self._mine(Alarm.WATCH), (now if is_silent else heard_at) + timeout)
+        self._timers.arm(_WATCH, (now if is_silent else heard_at) + timeout)
         return self._ask_others(link.key, now) if is_silent and link.key not in self._checks else []
 
     def _ping_at_random(self, now: float) -> list[Finding]:
-        self._timers.arm(self._mine(Alarm.PING), now + self._next_ping())
+        self._ping_at += self._next_ping()
         keys = self._unchecked()
         if not keys or self._is_crowd(now):
             return []
@@ -477,9 +480,6 @@ class Detector:
     def _patience(self, seconds: float, link: Link, now: float) -> float:
         flaps = link.recent_flaps(now, self._config.flap_memory)
         return seconds * (1 + min(self._lateness + flaps, _MOST) + min(int(self._bustle / _BUSTLE), _MOST))
-
-    def _mine(self, alarm: Alarm) -> _Deadline:
-        return alarm, self._me
 
     def _next_serial(self) -> int:
         self._serial = (self._serial + 1) & 0xFFFFFFFF

@@ -53,7 +53,7 @@ from .link import LinkKey
 from .model import Endpoint, PeerId, PeerInfo, Probe
 from .relay import Relay, RelaySignal, RelayState
 from .roster import Roster
-from .timers import Timers
+from .timers import Timers, earliest
 from .wire import MAX_INCARNATION, Announce, DiscoveryMessage, Farewell, Welcome, decode, encode
 
 
@@ -148,8 +148,7 @@ class Discovery:
     @property
     def deadline(self) -> float | None:
         """When `tick` is to be called next, at the latest."""
-        mine, others = self._timers.next, self.roster.deadline
-        return mine if others is None or (mine is not None and mine < others) else others
+        return earliest(self._timers.next, self.roster.deadline)
 
     # The proxies
 

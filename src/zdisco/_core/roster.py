@@ -69,7 +69,7 @@ from .link import FINAL, MAY_LIVE, Link, LinkKey, Signal
 from .links import Links
 from .model import Endpoint, LinkInfo, LinkState, PeerId, PeerInfo, Probe, ReconnectStop
 from .publications import Publications
-from .timers import Timers
+from .timers import Timers, earliest
 from .wire import Announce, Farewell
 
 EPOCHS = 1 << 16
@@ -156,8 +156,7 @@ class Roster:
 
     @property
     def deadline(self) -> float | None:
-        parts = self._timers.next, self.publications.deadline, self.detector.deadline
-        return min((part for part in parts if part is not None), default=None)
+        return earliest(self._timers.next, self.publications.deadline, self.detector.deadline)
 
     @property
     def marker(self) -> int:

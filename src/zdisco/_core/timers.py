@@ -14,31 +14,45 @@ from attrs import define, field
 K = TypeVar("K", bound=Hashable)
 
 
+def earliest(*deadlines: float | None) -> float | None:
+    """The first of some deadlines, ``None`` being never."""
+    first: float | None = None
+    for deadline in deadlines:
+        if deadline is not None and (first is None or deadline < first):
+            first = deadline
+    return first
+
+
 @define
 class Timers(Generic[K]):
     """A set of keys with one deadline each, in the seconds of whoever passes ``now``."""
 
-    _at: dict[K, float] = field(factory=dict)
+    _armed: dict[K, tuple[float, int, K]] = field(factory=dict)
     _heap: list[tuple[float, int, K]] = field(factory=list)
+    """All that are armed, and what was moved or cancelled and has not surfaced yet."""
+    _live: set[int] = field(factory=set)
+    """The serials of those that are armed: `next` is asked for after each input, and a key may be slow to hash."""
     _put_off: set[K] = field(factory=set)
     _serial: int = 0
 
     def arm(self, key: K, at: float) -> None:
         """Make ``key`` due at ``at``, whenever it was due before."""
-        self._at[key] = at
-        self._put_off.discard(key)
+        self.cancel(key)
         self._serial += 1
-        heapq.heappush(self._heap, (at, self._serial, key))
-        if len(self._heap) > 64 and len(self._heap) > 4 * len(self._at):
-            # Moved and cancelled deadlines stay in the heap until they surface.
-            self._heap = [(at, serial, key) for serial, (key, at) in enumerate(self._at.items())]
-            self._serial = len(self._heap)
+        self._armed[key] = entry = (at, self._serial, key)
+        self._live.add(self._serial)
+        heapq.heappush(self._heap, entry)
+        if len(self._heap) > 64 and len(self._heap) > 4 * len(self._armed):
+            self._heap = list(self._armed.values())
             heapq.heapify(self._heap)
 
     def cancel(self, key: K) -> None:
         """Forget ``key``; nothing happens if it is not armed."""
-        self._at.pop(key, None)
-        self._put_off.discard(key)
+        entry = self._armed.pop(key, None)
+        if entry is not None:
+            self._live.discard(entry[1])
+        if self._put_off:
+            self._put_off.discard(key)
 
     def put_off(self, key: K, at: float) -> bool:
         """Make ``key``, which was just popped, due once more at ``at``; ``False`` if that was done already."""
@@ -50,23 +64,25 @@ class Timers(Generic[K]):
         return True
 
     def is_armed(self, key: K) -> bool:
-        return key in self._at
+        return key in self._armed
 
     @property
     def next(self) -> float | None:
         """The earliest deadline, or ``None`` if nothing is armed."""
-        while self._heap and self._at.get(self._heap[0][2]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        heap, live = self._heap, self._live
+        while heap and heap[0][1] not in live:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
 
     def pop_due(self, now: float) -> list[tuple[K, float]]:
         """Take out every key that is due, earliest first, with its deadline."""
         due: list[tuple[K, float]] = []
         while (at := self.next) is not None and at <= now:
-            key = heapq.heappop(self._heap)[2]
-            del self._at[key]
+            _, serial, key = heapq.heappop(self._heap)
+            del self._armed[key]
+            self._live.discard(serial)
             due.append((key, at))
         return due
 
     def __len__(self) -> int:
-        return len(self._at)
+        return len(self._armed)
