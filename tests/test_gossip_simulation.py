@@ -375,12 +375,12 @@ def test_a_small_network_settles_whatever_happened_to_it(seed: int, loss: float,
     assert_it_settles(chaos)
 
 
-@pytest.mark.timeout(3600 if LONG else 60)
-@pytest.mark.parametrize("shape", Shape if LONG else [Shape.RANDOM])
+@pytest.mark.timeout(600 if LONG else 60)
+@pytest.mark.parametrize("shape", Shape)
 def test_200_nodes_settle_whatever_happened_to_them(shape: Shape) -> None:
     world = World(seed=200, latency=0.02, loss=0.05, full=0.05, skew=3600.0)
     chaos = Chaos(world, world.network(shape, 200), ttls=(20.0, 60.0))
-    chaos.run(300.0 if LONG else 10.0)
+    chaos.run(300.0 if LONG else 60.0)
     assert_it_settles(chaos)
 
 

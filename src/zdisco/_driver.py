@@ -43,7 +43,7 @@ from ._core.model import Endpoint, LinkState, PeerInfo
 from ._core.relay import Relay
 from ._core.wire import Announce, decode
 from ._home import Home
-from ._loops import clock, current_time
+from ._loops import clock
 from ._messages import InboxStream, MessageStream, Received, Subscriptions
 from ._zmq.monitor import MonitorEvent, SocketEvent
 
@@ -78,11 +78,13 @@ class Driver:
         observe: Callable[[MonitorEvent], None],
     ) -> None:
         self.core = Discovery(me, [proxy.endpoint for proxy in proxies], config, random.random)
+        self.clock = clock()
+        """Tells the time of the event loop."""
         self.data = data
         self._config = config
         self.observed = observe
         self.messages = Subscriptions(
-            self.core.roster.sender, self.control, self.dropped, lambda loss: self.perform([loss]), clock()
+            self.core.roster.sender, self.control, self.dropped, lambda loss: self.perform([loss]), self.clock
         )
         self.data_frames = self.messages.deliver
         self.rival: PeerInfo | None = None
@@ -154,7 +156,7 @@ class Driver:
 
     async def _keep_time(self) -> None:
         while True:
-            now = current_time()
+            now = self.clock()
             if self._opens:
                 self._opens = False
                 # Whoever gets a link message may hold us for joined, so it must name the newest marker.
@@ -175,7 +177,7 @@ class Driver:
             self._doubts_home = anyio.Event()
             endpoint = await self._home.moved(self._network, self.data)
             if endpoint is not None:
-                self.feed(self.core.moved(endpoint, current_time()))
+                self.feed(self.core.moved(endpoint, self.clock()))
                 self.moved()
                 for side in self._proxies.values():
                     side.channel.reconnect()
@@ -227,12 +229,12 @@ class Driver:
     def _mark(self) -> None:
         if self._is_unmarked:
             self._is_unmarked = False
-            self._marked_at = current_time()
+            self._marked_at = self.clock()
             self.perform(self.core.roster.next_marker())
 
     def _mark_again(self) -> None:
         # Many may wait for the same confirmations, and run out of patience together.
-        if current_time() - self._marked_at >= self._config.link_retry_max / 2:
+        if self.clock() - self._marked_at >= self._config.link_retry_max / 2:
             self._is_unmarked = True
             self._mark()
 
@@ -261,7 +263,7 @@ class Driver:
         """Do what the core asked for, and what is due at once."""
         self.perform(outputs)
         if self._sleep is not None and (deadline := self._deadline) != self._sleep.deadline:
-            now = current_time()
+            now = self.clock()
             if deadline <= now:
                 self.perform(self.core.tick(now))
                 deadline = self._deadline
@@ -301,7 +303,7 @@ class Driver:
                 case actions.ShutPeer(peer):
                     self.data.shut(peer.bytes)
                 case actions.MeetRival(announce):
-                    self.feed(self.core.rival_met(announce, current_time()))
+                    self.feed(self.core.rival_met(announce, self.clock()))
                 case actions.GiveWay(rival):
                     self._give_way(rival)
                 case actions.SubscribeTopic(topic):
@@ -350,11 +352,11 @@ class Driver:
                 result = await self.data.probe(endpoint)
         finally:
             self._probing.discard(endpoint)
-        self.feed(self.core.probed(endpoint, result, current_time()))
+        self.feed(self.core.probed(endpoint, result, self.clock()))
 
     async def _resolve(self, endpoint: Endpoint) -> None:
         found = await self._network.resolve(endpoint)
-        self.feed(self.core.resolved(endpoint, found, current_time()))
+        self.feed(self.core.resolved(endpoint, found, self.clock()))
 
     # What the data channel tells
 
@@ -365,29 +367,29 @@ class Driver:
         elif frame.inbox is not None and (take := self.inbox.get(frame.kind)) is not None:
             take(frame)
         else:
-            self.feed(self.core.control(frame, current_time()))
+            self.feed(self.core.control(frame, self.clock()))
 
     def subscribed(self, topic: bytes) -> None:
-        self.feed(self.core.subscribed(topic, current_time()))
+        self.feed(self.core.subscribed(topic, self.clock()))
 
     def unsubscribed(self, topic: bytes) -> None:
         """Proves nothing: a connection that dies and its successor overlap."""
 
     def link_up(self, endpoint: Endpoint) -> None:
-        self.feed(self.core.link_up(endpoint, current_time()))
+        self.feed(self.core.link_up(endpoint, self.clock()))
 
     def link_down(self, endpoint: Endpoint) -> None:
-        self.feed(self.core.link_down(endpoint, current_time()))
+        self.feed(self.core.link_down(endpoint, self.clock()))
 
     def link_retried(self, endpoint: Endpoint) -> None:
         self.feed(self.core.link_retried(endpoint))
 
     def link_rejected(self, endpoint: Endpoint) -> None:
-        self.feed(self.core.link_rejected(endpoint, current_time()))
+        self.feed(self.core.link_rejected(endpoint, self.clock()))
 
     def drained(self, endpoint: Endpoint) -> None:
         discovery_log.debug("Disconnecting data sub from %s", endpoint)
-        self.feed(self.core.drained(endpoint, current_time()))
+        self.feed(self.core.drained(endpoint, self.clock()))
 
     def dropped(self, drop: Drop, detail: str = "", count: int = 1) -> None:
         """Count what was dropped, and log it for those who look."""
@@ -412,21 +414,21 @@ class _ProxySide:
         return relay.sighting(connected=self._connected, refused=self._refused)
 
     def proxy_frames(self, proxy: Endpoint, frames: Sequence[bytes]) -> None:
-        now = current_time()
+        now = self._driver.clock()
         for frame in frames:
             if discovery_log.isEnabledFor(logging.DEBUG):
                 _log_received(frame)
             self._driver.feed(self._driver.core.received(proxy, frame, now))
 
     def proxy_down(self, proxy: Endpoint) -> None:
-        self._driver.feed(self._driver.core.proxy_down(proxy, current_time()))
+        self._driver.feed(self._driver.core.proxy_down(proxy, self._driver.clock()))
         self._driver.doubt_home()
 
     def relay_up(self, proxy: Endpoint) -> None:
-        self._driver.feed(self._driver.core.relay_up(proxy, current_time()))
+        self._driver.feed(self._driver.core.relay_up(proxy, self._driver.clock()))
 
     def relay_down(self, proxy: Endpoint) -> None:
-        self._driver.feed(self._driver.core.relay_down(proxy, current_time()))
+        self._driver.feed(self._driver.core.relay_down(proxy, self._driver.clock()))
 
     def dropped(self, drop: Drop, detail: str = "") -> None:
         self._driver.dropped(drop, detail)

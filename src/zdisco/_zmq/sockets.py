@@ -194,7 +194,19 @@ def source_fd(frame: zmq.Frame) -> int | None:
 class Socket:
     """A pyzmq socket with one reader task and any number of senders, all in one thread."""
 
-    __slots__ = ("_checking", "_fd", "_send", "_waiter", "_waiting", "_woken", "drained", "multiparts", "name", "zmq")
+    __slots__ = (
+        "_checking",
+        "_fd",
+        "_send",
+        "_soon",
+        "_waiter",
+        "_waiting",
+        "_woken",
+        "drained",
+        "multiparts",
+        "name",
+        "zmq",
+    )
 
     def __init__(self, raw: ZmqSocket, name: str = "socket") -> None:
         self.zmq = raw
@@ -207,6 +219,7 @@ class Socket:
         self._fd = int(raw.getsockopt(zmq.FD))
         # The method of the class above does the same, after it has looked for arguments that we never give.
         self._send = super(zmq.Socket, raw).send
+        self._soon: Callable[[Callable[[], object]], object] | None = None
         self._waiter: _Waiter | None = None
         self._waiting = False
         self._woken = False
@@ -387,7 +400,7 @@ class Socket:
             ClosedError: If the socket is closed.
         """
         try:
-            self.zmq.send(frame, zmq.DONTWAIT)
+            self._send(frame, _DONTWAIT)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
@@ -414,7 +427,9 @@ class Socket:
             self.drained = False  # read again before waiting
         elif not self._checking:
             self._checking = True
-            soon()(self._check)
+            if self._soon is None:
+                self._soon = soon()
+            self._soon(self._check)
 
     def post(self, frame: bytes) -> bool:
         """Send one frame as `send_nowait` does, and look after no edge: call `posted` soon.
