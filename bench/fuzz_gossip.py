@@ -171,7 +171,7 @@ class Target:
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
         for _ in range(10_000):
-            if self.node.next is None or self.node.next > end:
+            if self.node.next > end:
                 break
             self.now = max(self.now, self.node.next)
             self.feed(self.node.due(self.now))

@@ -60,7 +60,7 @@ REASONS = {
     "suspect_after": "Bridges a connection that is made anew at once; a person does not notice it.",
     "flap_memory": "A link that fails again and again is one event in a while, not hundreds.",
     "suspect_timeout": "Long enough for a switch or a Wi-Fi cell to come back, short enough to act on.",
-    "beat_interval": "Three frames in two seconds for each peer, however many there are: with twice as many, rest would cost twice as much.",
+    "beat_interval": "Three frames in two seconds for each peer, however many: they are most of what rest costs.",
     "beat_timeout": "The next beat comes after 1.3 intervals at the most; the rest is room for a busy machine.",
     "indirect_pings": "Two others are hardly cut off from it by chance.",
     "ping_timeout": "A peer that runs answers within milliseconds.",

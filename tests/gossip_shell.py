@@ -97,7 +97,7 @@ class Shell:
     def until(self, at: float) -> None:
         """Let time pass as a shell that is never late."""
         for _ in range(100_000):
-            if self.node.next is None or self.node.next > at:
+            if self.node.next > at:
                 break
             self.now = max(self.now, self.node.next)
             self.feed(self.node.due(self.now))

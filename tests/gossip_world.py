@@ -20,6 +20,7 @@ import struct
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
+from math import inf
 from random import Random
 from uuid import UUID
 
@@ -429,7 +430,7 @@ class Ours(Member):
     drops: Counter[Drop] = field(init=False, factory=Counter)
     reconnects: int = field(init=False, default=0)
     _offset: float = field(init=False, default=0.0)
-    _due_at: float | None = field(init=False, default=None)
+    _due_at: float = field(init=False, default=inf)
 
     def __attrs_post_init__(self) -> None:
         self.begin()
@@ -442,7 +443,7 @@ class Ours(Member):
         id = UUID(int=random.getrandbits(128), version=4)
         self.node = Node(id, self.world.config, WALL + skew - self._offset)
         self.view = {}
-        self._due_at = None
+        self._due_at = inf
 
     @property
     def clock(self) -> float:
@@ -533,7 +534,7 @@ class Ours(Member):
 
     def _set_clock(self) -> None:
         next = self.node.next
-        if next is not None and (self._due_at is None or next < self._due_at):
+        if next < self._due_at:
             self._due_at = next
             self._wait(next)
 
@@ -549,12 +550,11 @@ class Ours(Member):
         if self.busy_until > self.world.now:
             self._wait(at)
             return
-        self._due_at = None
+        self._due_at = inf
         next = node.next
-        if next is not None and next <= self.clock:
+        if next <= self.clock:
             outcomes = node.due(self.clock)
-            again = node.next
-            assert again is None or again > self.clock, "what was due is due again at once"
+            assert node.next > self.clock, "what was due is due again at once"
             self._act(outcomes)
         self._set_clock()
 

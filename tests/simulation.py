@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
+from math import inf
 from random import Random
 from uuid import UUID
 
@@ -523,7 +524,7 @@ class FakePeer(Subscriber):
     clients: dict[Endpoint, ProxyClient] = field(factory=dict)
     resumed_at: float = 0.0
     """When it last went on after a stall; what it reads then is old."""
-    _tick_at: float | None = None
+    _tick_at: float = inf
     is_open: bool = False
     _stalled: list[Callable[[], None]] | None = None
 
@@ -610,13 +611,13 @@ class FakePeer(Subscriber):
 
     def _resume(self) -> None:
         stalled, self._stalled = self._stalled or [], None
-        self._tick_at = None
+        self._tick_at = inf
         self.resumed_at = self.now
         if self.network.random.random() < 0.5:
             self._tick()
         for what in stalled:
             what()
-        self._tick_at = None
+        self._tick_at = inf
         self._tick()
 
     @property
@@ -645,20 +646,18 @@ class FakePeer(Subscriber):
 
     def _arm(self) -> None:
         at = self.core.deadline
-        if at is not None and (self._tick_at is None or at < self._tick_at):
+        if at < self._tick_at:
             self._tick_at = at
             self.network.at(at, lambda: self._tick(at))
 
-    def _tick(self, at: float | None = None) -> None:
+    def _tick(self, at: float = inf) -> None:
         # What was due earlier meanwhile has taken its place.
         if not self.is_alive or self._stalled is not None or at != self._tick_at:
             return
-        self._tick_at = None
-        deadline = self.core.deadline
-        if deadline is not None and deadline <= self.now:
+        self._tick_at = inf
+        if self.core.deadline <= self.now:
             self._do(self.core.tick(self.now))
-            later = self.core.deadline
-            assert later is None or later > self.now, "a deadline that stays due would spin"
+            assert self.core.deadline > self.now, "a deadline that stays due would spin"
             self._look_who_confirmed()
         self._arm()
 

@@ -84,7 +84,7 @@ def drops(outputs: list[Output]) -> list[Drop]:
 def run(made: Discovery, until: float) -> list[tuple[float, Output]]:
     """Tick at each deadline, as a shell that is never late."""
     outputs: list[tuple[float, Output]] = []
-    while (at := made.deadline) is not None and at <= until:
+    while (at := made.deadline) <= until:
         outputs += [(at, output) for output in made.tick(at)]
     return outputs
 

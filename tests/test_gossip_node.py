@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count, islice
+from math import inf
 from uuid import UUID
 
 import pytest
@@ -110,7 +111,7 @@ def test_who_publishes_a_tuple_of_ours_for_ever_ends_its_refreshing(value: bytes
     shell = Shell()
     shell.publish(b"k", b"v", ttl=3.0)
     shell.publish(b"k", value)
-    assert shell.node.next is None
+    assert shell.node.next == inf
     shell.leave()
     assert shell.tuples == {b"k": value}
 
@@ -735,7 +736,7 @@ def test_a_client_whose_connection_has_ended_is_forgotten_with_all_that_was_kept
     assert shell.node.status.clients == 0
     assert not shell.node._talks
     assert shell.node._classics.is_settled
-    assert shell.node.next is None
+    assert shell.node.next == inf
 
 
 def test_news_of_clients_that_nobody_knows_are_borne() -> None:
@@ -980,7 +981,7 @@ def test_tombstones_with_long_lives_do_not_keep_others_out() -> None:
     assert shell.tuples == {}
     shell.wait(61.0)
     assert shell.node.status.tombstones == 0
-    assert shell.node._store.next is None
+    assert shell.node._store.next == inf
 
 
 def test_a_full_table_takes_nothing_more_and_says_so() -> None:

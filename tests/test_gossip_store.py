@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
+from math import inf
 from typing import Any
 
 import pytest
@@ -273,7 +274,7 @@ def test_a_value_lives_its_time_and_leaves_a_tombstone_that_is_no_difference() -
 
 def test_what_lives_for_ever_does_not_expire() -> None:
     store = filled([Entry(b"k", Version(1, THEIRS), b"v")])
-    assert store.next is None
+    assert store.next == inf
     assert not store.expires(b"k")
     assert store.expire(1e9) == []
     assert list(store.entries([b"k"], 1e9)) == [Entry(b"k", Version(1, THEIRS), b"v")]
@@ -284,7 +285,7 @@ def test_a_later_version_brings_its_own_life() -> None:
     store.put(Entry(b"k", Version(2, THEIRS), b"v", 5_000), 1.0)
     assert store.expire(5.9) == []
     store.put(Entry(b"k", Version(3, THEIRS), b"v"), 5.9)
-    assert (store.next, store.expire(100.0)) == (None, [])
+    assert (store.next, store.expire(100.0)) == (inf, [])
 
 
 @given(st.floats(0.0, 9.9), st.floats(0.0, 5.0))
@@ -293,7 +294,6 @@ def test_a_tombstone_takes_its_life_along_and_is_not_made_young(age: float, late
     (told,) = store.entries([b"k"], age)
     other = new_store(time=10.0)
     other.put(told, age + later)
-    assert other.next is not None
     # To the millisecond, and what it needed on its way is not counted.
     assert abs(other.next - (10.0 + later)) <= 0.001
     assert told.life <= 10_000
@@ -465,7 +465,7 @@ class AgainstAModel(RuleBasedStateMachine):
     def let_time_pass(self, seconds: float) -> None:
         self.now += seconds
         told: list[tuple[bytes, bytes]] = []
-        while self.store.next is not None and self.store.next <= self.now:
+        while self.store.next <= self.now:
             told += self.store.expire(self.now)
         expired = []
         for key, kept in list(self.model.items()):
@@ -491,7 +491,7 @@ class AgainstAModel(RuleBasedStateMachine):
         assert list(self.store.live.items()) == [(key, self.live[key]) for key in self.order]
         assert len(self.store) == len(self.model)
         assert self.store.tombstones == len(self.model) - len(self.live)
-        assert self.store.next == min((one.ends for one in self.model.values() if one.ends is not None), default=None)
+        assert self.store.next == min((one.ends for one in self.model.values() if one.ends is not None), default=inf)
         for key in KEYS:
             kept = self.model.get(key)
             assert self.store.version(key) == (None if kept is None else kept.version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from uuid import UUID
 
 import pytest
@@ -128,7 +129,7 @@ def test_who_leaves_closes_what_was_not_closed_yet_and_nothing_later() -> None:
     made.tick(0.2)
     publish(made, "new", now=0.2)
     assert tails(made.close()) == [(b"new", 1)]
-    assert made.deadline is None
+    assert made.deadline == inf
     assert made.tick(100.0) == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -52,7 +54,7 @@ class AgainstADict(RuleBasedStateMachine):
 
     @invariant()
     def agree(self) -> None:
-        assert self.timers.next == min(self.model.values(), default=None)
+        assert self.timers.next == min(self.model.values(), default=inf)
         assert len(self.timers) == len(self.model)
         assert {key for key in range(9) if self.timers.is_armed(key)} == set(self.model)
 
@@ -74,7 +76,7 @@ def test_a_moved_deadline_is_due_once() -> None:
     timers.arm("a", 3.0)
     timers.arm("a", 1.0)
     assert timers.pop_due(5.0) == [("a", 1.0)]
-    assert timers.next is None
+    assert timers.next == inf
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
@@ -97,4 +99,4 @@ def test_whoever_is_cancelled_may_be_put_off_once_more() -> None:
     assert timers.put_off("a", 3.0)
     assert timers.pop_due(3.0) == [("a", 3.0)]
     assert not timers.put_off("a", 4.0)
-    assert timers.next is None
+    assert timers.next == inf

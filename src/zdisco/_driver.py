@@ -162,11 +162,11 @@ class Driver:
                 # Whoever gets a link message may hold us for joined, so it must name the newest marker.
                 self._mark()
                 self.feed(self.core.open(now))
-            if self._deadline <= now:
+            if self.core.deadline <= now:
                 self.feed(self.core.tick(now))
             self._alarm = anyio.Event()
             # Whoever changes the deadline moves that of the scope, which wakes nobody.
-            with anyio.CancelScope(deadline=self._deadline) as self._sleep:
+            with anyio.CancelScope(deadline=self.core.deadline) as self._sleep:
                 await self._alarm.wait()
             self._sleep = None
 
@@ -262,18 +262,13 @@ class Driver:
     def feed(self, outputs: Sequence[Output]) -> None:
         """Do what the core asked for, and what is due at once."""
         self.perform(outputs)
-        if self._sleep is not None and (deadline := self._deadline) != self._sleep.deadline:
+        if self._sleep is not None and (deadline := self.core.deadline) != self._sleep.deadline:
             now = self.clock()
             if deadline <= now:
                 self.perform(self.core.tick(now))
-                deadline = self._deadline
+                deadline = self.core.deadline
             self._sleep.deadline = deadline
         self._notify()
-
-    @property
-    def _deadline(self) -> float:
-        deadline = self.core.deadline
-        return float("inf") if deadline is None else deadline
 
     def perform(self, outputs: Sequence[Output]) -> None:
         """Do what the core asked for."""

@@ -69,16 +69,12 @@ class GossipDriver:
     async def _keep_time(self) -> None:
         while True:
             now = current_time()
-            if self._deadline <= now:
+            if self.core.next <= now:
                 self.feed(self.core.due(now))
             # Whoever changes the deadline moves that of the scope, which wakes nobody.
-            with anyio.CancelScope(deadline=self._deadline) as self._sleep:
+            with anyio.CancelScope(deadline=self.core.next) as self._sleep:
                 await anyio.sleep_forever()
             self._sleep = None
-
-    @property
-    def _deadline(self) -> float:
-        return float("inf") if self.core.next is None else self.core.next
 
     def feed(self, outcomes: Sequence[Outcome]) -> None:
         """Do what the core asked for, then set the clock anew."""
@@ -91,7 +87,7 @@ class GossipDriver:
                 self._perform(self._due.popleft())
         finally:
             self._is_busy = False
-        if self._sleep is not None and (deadline := self._deadline) != self._sleep.deadline:
+        if self._sleep is not None and (deadline := self.core.next) != self._sleep.deadline:
             self._sleep.deadline = deadline
         self._changes.tell()
 

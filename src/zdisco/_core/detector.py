@@ -171,8 +171,8 @@ class Detector:
     _refuted_at: float = float("-inf")
 
     @property
-    def deadline(self) -> float | None:
-        """When `tick` is to be called next, at the latest."""
+    def deadline(self) -> float:
+        """When `tick` is to be called next, at the latest; ``inf`` is never."""
         return self._timers.next
 
     def is_silent(self, key: LinkKey) -> bool:

@@ -53,7 +53,7 @@ from .link import LinkKey
 from .model import Endpoint, PeerId, PeerInfo, Probe
 from .relay import Relay, RelaySignal, RelayState
 from .roster import Roster
-from .timers import Timers, earliest
+from .timers import Timers
 from .wire import MAX_INCARNATION, Announce, DiscoveryMessage, Farewell, Welcome, decode, encode
 
 
@@ -146,9 +146,9 @@ class Discovery:
         return frozenset(self._farewells)
 
     @property
-    def deadline(self) -> float | None:
-        """When `tick` is to be called next, at the latest."""
-        return earliest(self._timers.next, self.roster.deadline)
+    def deadline(self) -> float:
+        """When `tick` is to be called next, at the latest; ``inf`` is never."""
+        return min(self._timers.next, self.roster.deadline)
 
     # The proxies
 

@@ -13,6 +13,7 @@ topic after a rest calls `activate`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 from attrs import define, field
@@ -99,7 +100,7 @@ class Publications:
     _retained: dict[Publication, None] = field(factory=dict)
     _active: dict[Publication, None] = field(factory=dict)
     _rests: Timers[Publication] = field(factory=Timers)
-    _look: float | None = None
+    _look: float = inf
     """When the active topics are looked at again."""
     _serial: int = 0
     """Of the latest confirmation."""
@@ -159,7 +160,7 @@ class Publications:
         publication.is_active = publication.needs_room = True
         self._rests.cancel(publication)
         self._active[publication] = None
-        if self._look is None:
+        if self._look == inf:
             self._look = now + self._config.tail_delay
 
     def retain(self, publication: Publication, frame: bytes) -> bool:
@@ -221,19 +222,16 @@ class Publications:
     # Time
 
     @property
-    def deadline(self) -> float | None:
-        """When `tick` is to be called next, at the latest."""
-        rest = self._rests.next
-        if self._look is None or (rest is not None and rest < self._look):
-            return rest
-        return self._look
+    def deadline(self) -> float:
+        """When `tick` is to be called next, at the latest; ``inf`` is never."""
+        return min(self._look, self._rests.next)
 
     def tick(self, now: float) -> list[bytes]:
         """The TAIL frames that are due."""
         frames: list[bytes] = []
         for publication, _ in self._rests.pop_due(now):
             frames.append(self._close(publication, now))
-        if self._look is not None and self._look <= now:
+        if self._look <= now:
             for publication in list(self._active):
                 if publication.sequence != publication.seen:
                     publication.seen = publication.sequence
@@ -243,7 +241,7 @@ class Publications:
                 publication.rest = self._config.tail_delay
                 if publication.sequence:
                     frames.append(self._close(publication, now))
-            self._look = now + self._config.tail_delay if self._active else None
+            self._look = now + self._config.tail_delay if self._active else inf
         return frames
 
     def _close(self, publication: Publication, now: float) -> bytes:
@@ -256,7 +254,7 @@ class Publications:
         frames = [publication.tail for publication in self._active]
         self._active.clear()
         self._rests = Timers()
-        self._look = None
+        self._look = inf
         return frames
 
 

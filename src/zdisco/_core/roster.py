@@ -69,7 +69,7 @@ from .link import FINAL, MAY_LIVE, Link, LinkKey, Signal
 from .links import Links
 from .model import Endpoint, LinkInfo, LinkState, PeerId, PeerInfo, Probe, ReconnectStop
 from .publications import Publications
-from .timers import Timers, earliest
+from .timers import Timers
 from .wire import Announce, Farewell
 
 EPOCHS = 1 << 16
@@ -155,8 +155,9 @@ class Roster:
         return [link.info(now, is_silent=self.detector.is_silent(link.key)) for link in links]
 
     @property
-    def deadline(self) -> float | None:
-        return earliest(self._timers.next, self.publications.deadline, self.detector.deadline)
+    def deadline(self) -> float:
+        """When `tick` is to be called next, at the latest; ``inf`` is never."""
+        return min(self._timers.next, self.publications.deadline, self.detector.deadline)
 
     @property
     def marker(self) -> int:

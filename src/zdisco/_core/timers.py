@@ -7,20 +7,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable
+from math import inf
 from typing import Generic, TypeVar
 
 from attrs import define, field
 
 K = TypeVar("K", bound=Hashable)
-
-
-def earliest(*deadlines: float | None) -> float | None:
-    """The first of some deadlines, ``None`` being never."""
-    first: float | None = None
-    for deadline in deadlines:
-        if deadline is not None and (first is None or deadline < first):
-            first = deadline
-    return first
 
 
 @define
@@ -67,17 +59,17 @@ class Timers(Generic[K]):
         return key in self._armed
 
     @property
-    def next(self) -> float | None:
-        """The earliest deadline, or ``None`` if nothing is armed."""
+    def next(self) -> float:
+        """The earliest deadline; ``inf`` if nothing is armed."""
         heap, live = self._heap, self._live
         while heap and heap[0][1] not in live:
             heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        return heap[0][0] if heap else inf
 
     def pop_due(self, now: float) -> list[tuple[K, float]]:
         """Take out every key that is due, earliest first, with its deadline."""
         due: list[tuple[K, float]] = []
-        while (at := self.next) is not None and at <= now:
+        while (at := self.next) <= now:
             _, serial, key = heapq.heappop(self._heap)
             del self._armed[key]
             self._live.discard(serial)

@@ -160,8 +160,8 @@ class Classics:
         self._damper.capacity = config.max_tuples
 
     @property
-    def next(self) -> float | None:
-        """When `due` is to be called next."""
+    def next(self) -> float:
+        """When `due` is to be called next; ``inf`` is never."""
         return self._timers.next
 
     def __contains__(self, link: Link) -> bool:

@@ -149,10 +149,9 @@ class Node:
         self._timers: Timers[tuple[_Due, Link]] = Timers()
 
     @property
-    def next(self) -> float | None:
-        """When `due` is to be called next."""
-        times = (self._timers.next, self._store.next, self._classics.next)
-        return min((time for time in times if time is not None), default=None)
+    def next(self) -> float:
+        """When `due` is to be called next; ``inf`` is never."""
+        return min(self._timers.next, self._store.next, self._classics.next)
 
     @property
     def tuples(self) -> Mapping[bytes, bytes]:

@@ -104,8 +104,8 @@ class Store:
         return total
 
     @property
-    def next(self) -> float | None:
-        """When `expire` is to be called next."""
+    def next(self) -> float:
+        """When `expire` is to be called next; ``inf`` is never."""
         return self._timers.next
 
     def __len__(self) -> int:
