@@ -12,7 +12,8 @@ from uuid import UUID
 
 import anyio
 
-from zdisco import Peer
+from zdisco import Peer, PeerConfig
+from zdisco._core.actions import Drop
 
 from .member import Member
 
@@ -20,6 +21,13 @@ CYCLES = 5_000
 AT_ONCE = 4
 GROWTH = 0.02
 """The bound: KiB for each cycle of the second half."""
+MEMORIES = {
+    "Driver._dropped": len(Drop),
+    "Roster._tombstones": PeerConfig().max_tombstones,
+    "Roster._epochs": PeerConfig().max_tombstones,
+    "Roster._markers": PeerConfig().max_strangers,
+}
+"""The tables that are there to remember what happened, and how many entries they may have."""
 _LIMIT = 30.0
 """Seconds in which a peer has joined, or never will."""
 _PAUSE = 2.0
@@ -46,6 +54,11 @@ def measure(cycles: int = CYCLES) -> None:
     for what in ("descriptors", "tasks"):
         verdict = "ok" if end[what] <= start[what] else "MISSED"
         print(f"{what}: {start[what]} at the start, {end[what]} at the end: {verdict}")
+    grown = {name: size for name, size in end["tables"].items() if size > start["tables"].get(name, 0)}
+    kept = [f"{name} {size:,}" for name, size in grown.items() if size <= MEMORIES.get(name, 0)]
+    leaks = [f"{name} {size:,}" for name, size in grown.items() if size > MEMORIES.get(name, 0)]
+    print(f"tables that grew: {', '.join(leaks) or 'none'}: {'MISSED' if leaks else 'ok'}; ", end="")
+    print(f"those that remember the latest of what happened: {', '.join(kept)}")
 
 
 def _size(resident: Member) -> dict[str, Any]:

@@ -37,6 +37,8 @@ from zdisco import (
     ProxyLost,
 )
 
+from .tables import entries
+
 ANY = "tcp://127.0.0.1:*"
 LIMIT = 120.0
 """Seconds after which a process that does not tell something never will."""
@@ -169,7 +171,7 @@ def _tell(what: str, subject: object, **more: object) -> None:
 async def _be_proxy(arguments: argparse.Namespace) -> None:
     async with Proxy(arguments.bind) as proxy, anyio.create_task_group() as tasks:
         _tell("ready", [str(proxy.id), proxy.endpoint])
-        await _obey()
+        await _obey(proxy)
         tasks.cancel_scope.cancel()
 
 
@@ -184,7 +186,7 @@ async def _be_peer(arguments: argparse.Namespace) -> None:
     async with Peer(arguments.proxy, **options) as peer, anyio.create_task_group() as tasks:
         tasks.start_soon(_tell_events, peer)
         _tell("ready", [str(peer.id), peer.me.endpoint])
-        await _obey()
+        await _obey(peer)
         tasks.cancel_scope.cancel()
 
 
@@ -201,23 +203,24 @@ async def _tell_events(peer: Peer) -> None:
                 _tell("proxy lost", endpoint)
 
 
-async def _obey() -> None:
+async def _obey(one: Peer | Proxy) -> None:
     """Do what is ordered: ``stall SECONDS``, in which the event loop does not run; ``size``; ``leave``, as the end of
     input."""
     while order := (await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)).split():
         if order == ["leave"]:
             return
         if order == ["size"]:
-            _tell_size()
+            _tell_size(one)
         else:
             time.sleep(float(order[1]))  # noqa: ASYNC251  that is what was asked for
 
 
-def _tell_size() -> None:
+def _tell_size(one: Peer | Proxy) -> None:
     gc.collect()
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     descriptors = len(os.listdir("/proc/self/fd"))
-    _tell("size", {"bytes": resident, "descriptors": descriptors, "tasks": len(anyio.get_running_tasks())})
+    tasks = len(anyio.get_running_tasks())
+    _tell("size", {"bytes": resident, "descriptors": descriptors, "tasks": tasks, "tables": entries(one)})
 
 
 def _parser() -> argparse.ArgumentParser:
