@@ -50,7 +50,7 @@ from .envelope import (
 from .errors import InvalidEndpoint, MalformedMessage
 from .events import ProxyFound, ProxyLost
 from .link import LinkKey
-from .model import Endpoint, PeerId, PeerInfo, Probe
+from .model import Endpoint, PeerId, PeerInfo, Probe, peer_id
 from .relay import Relay, RelaySignal, RelayState
 from .roster import Roster
 from .timers import Timers
@@ -517,7 +517,7 @@ class Discovery:
 
     def control(self, frame: ControlFrame, now: float) -> list[Output]:
         """A control frame for us, or for all, arrived at `dataSub`."""
-        key = PeerId(bytes=frame.sender), frame.session
+        key = peer_id(frame.sender), frame.session
         # What it says first: it may be the end of the peer, and then nothing more is to be told of it.
         return [*self._control(key, frame, now), *self.roster.heard(key, now)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum, IntFlag
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TypeAlias
 from uuid import UUID
@@ -17,6 +17,14 @@ from attrs import asdict, define, field, frozen
 
 PeerId: TypeAlias = UUID
 """Names one peer; chosen at random at start unless given."""
+
+
+@lru_cache(maxsize=4096)
+def peer_id(raw: bytes) -> PeerId:
+    """The id with these 16 bytes, mostly the same object as before: each frame names its sender, and a UUID is slow to
+    make and to compare."""
+    return PeerId(bytes=raw)
+
 
 Endpoint: TypeAlias = str
 """A ZeroMQ endpoint, such as ``tcp://127.0.0.1:40001``."""

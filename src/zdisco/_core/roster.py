@@ -67,7 +67,7 @@ from .events import PeerRecovered, PeerUpdated
 from .interests import Interest, Interests
 from .link import FINAL, MAY_LIVE, Link, LinkKey, Signal
 from .links import Links
-from .model import Endpoint, LinkInfo, LinkState, PeerId, PeerInfo, Probe, ReconnectStop
+from .model import Endpoint, LinkInfo, LinkState, PeerId, PeerInfo, Probe, ReconnectStop, peer_id
 from .publications import Publications
 from .timers import Timers
 from .wire import Announce, Farewell
@@ -171,7 +171,7 @@ class Roster:
         """Whose frames name this id and session, and what we have of them; ``None`` if nobody in the roster."""
         if id_and_session[:16] == self.me.bytes:
             return None
-        link = self._links.get((PeerId(bytes=id_and_session[:16]), id_and_session[16:]))
+        link = self._links.get((peer_id(id_and_session[:16]), id_and_session[16:]))
         return None if link is None else (link.peer, link.counts)
 
     def session_of(self, id: PeerId) -> bytes | None:
