@@ -183,7 +183,8 @@ async def _be_peer(arguments: argparse.Namespace) -> None:
     )
     id = UUID(arguments.id) if arguments.id else None
     options = {"id": id, "port": arguments.port, "cluster": arguments.cluster, "config": config}
-    async with Peer(arguments.proxy, **options) as peer, anyio.create_task_group() as tasks:
+    options |= {"gossip": arguments.gossip, "gossip_bind": arguments.gossip_bind}
+    async with Peer(arguments.proxy or None, **options) as peer, anyio.create_task_group() as tasks:
         tasks.start_soon(_tell_events, peer)
         _tell("ready", [str(peer.id), peer.me.endpoint])
         await _obey(peer)
@@ -229,7 +230,9 @@ def _parser() -> argparse.ArgumentParser:
     proxy = kinds.add_parser("proxy")
     proxy.add_argument("--bind", default=ANY)
     peer = kinds.add_parser("peer")
-    peer.add_argument("proxy", nargs="+")
+    peer.add_argument("proxy", nargs="*")
+    peer.add_argument("--gossip", action="append")
+    peer.add_argument("--gossip-bind")
     peer.add_argument("--id", default="")
     peer.add_argument("--port", type=int, default=0)
     peer.add_argument("--cluster", default="")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import anyio
 import pytest
 
+from bench.hosts import Host, hosts, why_not
+from bench.member import Member
 from meshes import LIMIT, next_of, take
 from processes import until
 from programs import zdisco
@@ -26,6 +28,7 @@ from zdisco import (
     Proxy,
     ProxyFound,
     ProxyLost,
+    SocketLimitError,
 )
 from zdisco._core.wire import Announce, encode_text
 from zdisco._gossip_relay import PREFIX
@@ -34,6 +37,8 @@ from zdisco.testing import MemoryNetwork
 pytestmark = pytest.mark.anyio
 
 ANY = "tcp://127.0.0.1:*"
+_PORT = 7000
+"""Each host of a test has its own."""
 
 
 def gossip_endpoint(peer: Peer) -> str:
@@ -136,11 +141,13 @@ async def test_updates_and_the_end_of_a_peer_travel_without_a_proxy() -> None:
 async def test_a_peer_that_is_killed_is_told_and_its_tuple_ends() -> None:
     async with Peer(gossip=[], config=PeerConfig(beacon_interval=0.3)) as a:
         events = a.events()
-        with zdisco("peer", "--gossip", gossip_endpoint(a), "--name", "b") as program:
+        with Member("peer", "--gossip", gossip_endpoint(a), "--beacon-interval", "0.3") as other:
             joined = await next_of(events, PeerJoined)
-            program.process.kill()
+            other.kill()
             gone = await next_of(events, PeerGone)
         assert (gone.peer, gone.cause) == (joined.peer, Cause.REFUSED)
+        with anyio.fail_after(LIMIT):
+            await until(lambda: a.gossip is not None and f"{PREFIX}{gone.peer.id}" not in a.gossip)
 
 
 async def test_a_standing_gossip_node_brings_peers_together() -> None:
@@ -181,6 +188,105 @@ async def test_a_peer_of_another_cluster_does_not_join() -> None:
         async with Peer(gossip=gossip_endpoint(a), cluster="one") as c:
             await until_all_joined(a, c)
         assert a.dropped[Drop.FOREIGN_CLUSTER] >= 1
+
+
+async def test_a_beacon_interval_may_be_as_long_as_any() -> None:
+    config = PeerConfig(beacon_interval=2_000_000)
+    async with Peer(gossip=[], config=config) as a, Peer(gossip=gossip_endpoint(a), config=config) as b:
+        await until_all_joined(a, b)
+
+
+async def test_peers_that_announce_a_name_are_in_the_ring_too() -> None:
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(Peer(gossip=[]))
+        known = gossip_endpoint(first)
+        others = [await stack.enter_async_context(Peer(gossip=known, advertise="localhost")) for _ in range(3)]
+        await until_all_joined(first, *others)
+        assert {peer._me.gossip.split(":")[1] for peer in others} == {"//localhost"}
+        with anyio.fail_after(LIMIT):
+            await until(lambda: all(peer.gossip and peer.gossip.status().remotes >= 2 for peer in others))
+
+
+async def test_no_room_for_a_connection_to_the_ring_ends_nothing_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zdisco._gossip_relay._RETELL", 0.2)
+    borrow = Gossip._borrow
+    refused: list[str] = []
+
+    def borrow_later(self: Gossip, endpoint: str) -> None:
+        if len(refused) < 4:
+            refused.append(endpoint)
+            raise SocketLimitError(24, "too many open files")
+        borrow(self, endpoint)
+
+    monkeypatch.setattr(Gossip, "_borrow", borrow_later)
+    async with Peer(gossip=[]) as a, Peer(gossip=gossip_endpoint(a)) as b:
+        await until_all_joined(a, b)
+        with anyio.fail_after(LIMIT):
+            await until(lambda: a.gossip is not None and a.gossip.status().remotes == 1)
+        assert len(refused) == 4
+
+
+async def test_what_the_user_connects_to_the_ring_does_not_disconnect() -> None:
+    async with Gossip() as node, Gossip(ANY) as other, Gossip(ANY) as third:
+        ours, theirs = other.endpoints[0], third.endpoints[0]
+        node._borrow(ours)
+        await node.connect(ours)
+        node._give_back(ours)
+        await node.connect(theirs)
+        node._borrow(theirs)
+        node._give_back(theirs)
+        with anyio.fail_after(LIMIT):
+            await until(lambda: node.status().remotes == 2)
+        node._borrow(ANY.replace("*", "9"))
+        node._give_back(ANY.replace("*", "9"))
+        assert await node.disconnect(ours)
+        node._give_back(ours)
+        await node.settle(LIMIT)
+        assert node.status().remotes == 1
+
+
+async def test_only_the_one_spelling_of_a_key_takes_the_announce_of_a_peer_back() -> None:
+    id = UUID("abcdef00-0000-4000-8000-000000000001")
+    info = PeerInfo(id, "tcp://127.0.0.1:9")
+    async with Peer(gossip=[]) as peer, Gossip(connect=gossip_endpoint(peer)) as liar:
+        assert peer._relay is not None
+        await liar.publish(f"{PREFIX}{id}", encode_text(Announce(info, b"abcd")))
+        await until(lambda: peer._relay is not None and id in peer._relay._heard)
+        upper = f"{PREFIX}{str(id).upper()}"
+        await liar.publish(upper, "x")
+        await liar.unpublish(upper)
+        await liar.publish("after", "that")
+        assert peer.gossip is not None
+        await peer.gossip.wait_for("after", timeout=LIMIT)
+        await peer.gossip.settle(LIMIT)
+        assert id in peer._relay._heard
+
+
+@pytest.mark.timeout(120)
+async def test_the_gossip_node_moves_with_its_machine() -> None:
+    if reason := why_not():
+        pytest.skip(reason)
+    with ExitStack() as stack:
+        places = stack.enter_context(hosts(3))
+        binds = [f"tcp://{host.address}:{_PORT}" for host in places]
+
+        def start(host: Host, *known: str, bind: bool = True) -> Member:
+            given = [word for endpoint in known for word in ("--gossip", endpoint)]
+            own = ["--gossip-bind", f"tcp://{host.address}:{_PORT}"] if bind else []
+            return stack.enter_context(Member("peer", *given, *own, inside=host.inside))
+
+        # Each is given another one, so that its address is not loopback.
+        peers = [start(places[0], binds[1]), start(places[1], binds[0]), start(places[2], binds[0])]
+        for peer in peers:
+            for _ in range(2):
+                peer.next("joined")
+        places[1].move()
+        for peer in (peers[0], peers[2]):
+            peer.next("updated", about=peers[1].id)
+        newcomer = start(places[2], f"tcp://{places[1].address}:{_PORT}", bind=False)
+        assert {newcomer.next("joined")["is"] for _ in range(3)} == {peer.id for peer in peers}
 
 
 async def test_a_given_endpoint_is_bound_and_announced() -> None:

@@ -95,6 +95,8 @@ class Driver:
         """Who takes which frames of our inbox; the others are for the core."""
         self.chores: list[Callable[[], Coroutine[None, None, None]]] = []
         """What else is to be done as long as we run."""
+        self.move_gossip: Callable[[Endpoint, Endpoint], Endpoint] = lambda bound, announced: ""
+        """Lets our gossip node listen at the address of the data channel, too, and returns where that is announced."""
         self.moved: Callable[[], None] = _nothing
         """Called when our data channel listens elsewhere."""
         self._tell = tell
@@ -177,7 +179,8 @@ class Driver:
             self._doubts_home = anyio.Event()
             endpoint = await self._home.moved(self._network, self.data)
             if endpoint is not None:
-                self.feed(self.core.moved(endpoint, self.clock()))
+                gossip = self.move_gossip(self.data.endpoint, endpoint)
+                self.feed(self.core.moved(endpoint, self.clock(), gossip))
                 self.moved()
                 for side in self._proxies.values():
                     side.channel.reconnect()

@@ -137,6 +137,8 @@ class Gossip(Mapping[str, str]):
         self._endpoints: list[Endpoint] = []
         self._numbers = count(1)
         self._remotes: dict[Endpoint, tuple[int, bytes | None]] = {}
+        self._borrowed: set[Endpoint] = set()
+        """The remotes that only `_borrow` asked for."""
         self._streams: WeakSet[DeliveryStream] = WeakSet()
         self._awaited: dict[str, anyio.Event] = {}
         self._tree = Section()
@@ -338,6 +340,7 @@ class Gossip(Mapping[str, str]):
         valid, key = gossip_endpoint(endpoint), self._checked_key(server_key)
         await anyio.lowlevel.checkpoint()
         self._connect(valid, key)
+        self._borrowed.discard(valid)
 
     def _checked_key(self, server_key: object) -> bytes | None:
         if server_key is None:
@@ -375,9 +378,28 @@ class Gossip(Mapping[str, str]):
         await anyio.lowlevel.checkpoint()
         driver = self._opened
         known = self._remotes.pop(endpoint, None)
+        self._borrowed.discard(endpoint)
         if known is not None:
             driver.forget(known[0])
         return known is not None
+
+    def _borrow(self, endpoint: Endpoint) -> None:
+        """Connect as `connect` does, until `_give_back`, or for longer if the user wants it, too."""
+        if endpoint not in self._remotes:
+            self._connect(endpoint, None)
+            self._borrowed.add(endpoint)
+
+    def _give_back(self, endpoint: Endpoint) -> None:
+        driver = self._opened
+        if endpoint in self._borrowed:
+            self._borrowed.remove(endpoint)
+            driver.forget(self._remotes.pop(endpoint)[0])
+
+    def _reconnect(self) -> None:
+        """Connect to all remotes anew."""
+        driver = self._opened
+        for number, _ in self._remotes.values():
+            driver.channel.reconnect(number)
 
     async def settle(self, timeout: float | None = None) -> None:
         """Wait until each node that this one connected to has answered, and holds what this one holds.

@@ -16,8 +16,9 @@ data channel gives proof.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -27,14 +28,16 @@ from attrs import evolve
 from ._channels import ProxyChannel, ProxyListener
 from ._core.actions import Drop
 from ._core.config import PeerConfig
-from ._core.endpoints import is_loopback, numeric
-from ._core.errors import ClosedError, InvalidEndpoint, MalformedMessage
+from ._core.endpoints import TcpEndpoint, is_loopback, numeric, parse
+from ._core.errors import BindError, ClosedError, InvalidEndpoint, MalformedMessage, SocketLimitError
+from ._core.gossip.frames import LONGEST_LIFE
 from ._core.gossip.model import Delivery
 from ._core.model import Endpoint
 from ._core.wire import Announce, Farewell, Welcome, decode, decode_text, encode, encode_text
 from ._gossip import Gossip
 from ._loops import Arrival, current_time
 
+logger = logging.getLogger("zdisco")
 PREFIX = "zdisco/peer/"
 """What the keys of announces begin with; the peer id follows."""
 GOSSIP_ID = UUID("7a646973-636f-4000-8000-676f73736970")
@@ -44,6 +47,10 @@ _LIVES = 10
 _RETELL = 5.0
 """Seconds after which the announces of those who are not joined are told again, and our own tuple is looked after."""
 _SUCCESSORS = 2
+_LOOKUPS = 4
+"""So many names are looked up for that in one go at the most ..."""
+_LOOKUP_LASTS = 5.0
+"""... each for so many seconds."""
 _SETTLING = 0.1
 """Seconds for which we wait for more changes of the ring."""
 
@@ -57,6 +64,7 @@ class GossipRelay(ProxyChannel):
         given: Endpoints that the node connected to for its user.
         config: For the interval of beacons, and for how many peers there may be.
         joined: What the joined peers announce, whatever way it came, when it is asked.
+        resolve: Looks the name of a host up; ``None`` if it leads nowhere.
     """
 
     def __init__(
@@ -66,13 +74,15 @@ class GossipRelay(ProxyChannel):
         given: Collection[Endpoint],
         config: PeerConfig,
         joined: Callable[[], Mapping[UUID, Announce]],
+        resolve: Callable[[Endpoint], Awaitable[Endpoint | None]],
     ) -> None:
         self.node = node
         self.endpoint = endpoint
         self._given = frozenset(given)
-        self._life = config.beacon_interval * _LIVES
+        self._life = min(config.beacon_interval * _LIVES, LONGEST_LIFE / 1000)
         self._most = config.max_peers
         self._joined = joined
+        self._resolve = resolve
         self._mine: Announce | None = None
         self._heard: dict[UUID, Announce] = {}
         """What the store says of others."""
@@ -81,11 +91,9 @@ class GossipRelay(ProxyChannel):
         self._arrival = Arrival()
         self._changed = anyio.Event()
         """Who may be next in the ring."""
-        self._ring: set[Endpoint] = set()
-        """Whom we connected to since they are next in the ring."""
 
     async def run(self, listener: ProxyListener) -> None:
-        self.reconnect()
+        self._greet()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._follow_store, listener)
             tasks.start_soon(self._look_around)
@@ -107,7 +115,12 @@ class GossipRelay(ProxyChannel):
         self._tell(lambda listener: listener.relay_up(self.endpoint))
 
     def reconnect(self) -> None:
-        """Greet ourselves, so that what we announce now is published; the node finds its remotes again by itself."""
+        with suppress(ClosedError):
+            self.node._reconnect()
+        self._greet()
+
+    def _greet(self) -> None:
+        """Welcome ourselves, so that what we announce now is published."""
         self._tell_frames([encode(Welcome(GOSSIP_ID, self.endpoint))])
 
     def send(self, frame: bytes) -> None:
@@ -129,6 +142,25 @@ class GossipRelay(ProxyChannel):
         if announce != self._mine:
             self._mine = announce
             self.node.publish_nowait(_key(announce.info.id), encode_text(announce), ttl=self._life)
+
+    def move(self, bound: Endpoint, announced: Endpoint) -> Endpoint:
+        """Let the node listen where the data channel is bound now, too, and return where that is announced.
+
+        At the same port if that is free there. Nothing has changed if no port is.
+        """
+        first = self.node.endpoints[0]
+        return beside(announced, first if _is_anywhere(first) else self._listen_beside(bound, first))
+
+    def _listen_beside(self, bound: Endpoint, first: Endpoint) -> Endpoint:
+        same = beside(bound, first)
+        if same in self.node.endpoints:
+            return same  # we were there before
+        for endpoint in (same, any_port(bound)):
+            try:
+                return self.node._bind(endpoint)
+            except (BindError, SocketLimitError, ClosedError) as error:
+                logger.warning("our gossip node cannot listen at the new address: %s", error)
+        return first
 
     def close(self) -> None:
         """The node is closed by whoever entered it."""
@@ -171,7 +203,9 @@ class GossipRelay(ProxyChannel):
 
     def _forget(self, key: str) -> None:
         with suppress(ValueError):
-            if self._heard.pop(UUID(key.removeprefix(PREFIX)), None) is not None:
+            id = UUID(key.removeprefix(PREFIX))
+            # There are other ways to write it, which are other keys.
+            if key == _key(id) and self._heard.pop(id, None) is not None:
                 self._changed.set()
 
     async def _look_around(self) -> None:
@@ -207,32 +241,65 @@ class GossipRelay(ProxyChannel):
 
     async def _keep_ring(self) -> None:
         mine = self._mine
-        wanted = set() if mine is None else self._successors(mine) - self._given
-        for endpoint in self._ring - wanted:
-            await self.node.disconnect(endpoint)
-        for endpoint in wanted - self._ring:
-            await self.node.connect(endpoint)
-        self._ring = wanted
+        wanted = set() if mine is None else await self._successors(mine) - self._given
+        for endpoint in self.node._borrowed - wanted:
+            self.node._give_back(endpoint)
+        for endpoint in wanted:
+            try:
+                self.node._borrow(endpoint)
+            except SocketLimitError as error:
+                # The next look tries again.
+                logger.warning("cannot connect to the gossip node of another peer: %s", error)
 
-    def _successors(self, mine: Announce) -> set[Endpoint]:
+    async def _successors(self, mine: Announce) -> set[Endpoint]:
         """Where those listen that are next in the ring of ids."""
         # Also those that we know through a proxy only, or the gossip nodes of both would never meet.
         known = {**self._heard, **self._joined()}
-        others = sorted(id for id, one in known.items() if _may_connect(one, mine))
+        others = sorted(id for id, one in known.items() if one.gossip not in ("", mine.gossip))
         after = [id for id in others if id > mine.info.id] + [id for id in others if id < mine.info.id]
-        return {known[id].gossip for id in after[:_SUCCESSORS]}
+        found: set[Endpoint] = set()
+        lookups = 0
+        for id in after:
+            if len(found) == _SUCCESSORS or lookups == _LOOKUPS:
+                break
+            with suppress(InvalidEndpoint):
+                endpoint = numeric(known[id].gossip)
+                if endpoint is None:
+                    lookups += 1
+                    endpoint = await self._look_up(known[id].gossip)
+                if endpoint is not None and _may_connect(endpoint, known[id], mine):
+                    found.add(endpoint)
+        return found
+
+    async def _look_up(self, endpoint: Endpoint) -> Endpoint | None:
+        with anyio.move_on_after(_LOOKUP_LASTS):
+            return await self._resolve(endpoint)
+        return None
+
+
+def beside(endpoint: Endpoint, other: Endpoint) -> Endpoint:
+    """The host of the one with the port of the other."""
+    return str(TcpEndpoint(parse(endpoint).host, parse(other).port))
+
+
+def any_port(endpoint: Endpoint) -> Endpoint:
+    """The same host, and whatever port is free."""
+    return endpoint.rpartition(":")[0] + ":*"
+
+
+def _is_anywhere(endpoint: Endpoint) -> bool:
+    try:
+        numeric(endpoint)
+    except InvalidEndpoint:
+        return True
+    return False
 
 
 def _key(id: UUID) -> str:
     return f"{PREFIX}{id}"
 
 
-def _may_connect(announce: Announce, mine: Announce) -> bool:
-    """Whether we believe that a gossip node of another peer is where its announce says."""
-    try:
-        if numeric(announce.gossip) is None or announce.gossip == mine.gossip:
-            return False
-    except InvalidEndpoint:
-        return False
+def _may_connect(endpoint: Endpoint, announce: Announce, mine: Announce) -> bool:
+    """Whether we believe that a gossip node of another peer is where its announce leads."""
     # Another machine's loopback endpoint would lead us to a stranger on ours.
-    return not is_loopback(announce.gossip) or is_loopback(mine.gossip) or announce.info.host == mine.info.host
+    return not is_loopback(endpoint) or is_loopback(mine.gossip) or announce.info.host == mine.info.host

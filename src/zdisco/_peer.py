@@ -44,7 +44,6 @@ from ._channels import DataChannel, Network, ProxyChannel
 from ._core.actions import Drop
 from ._core.config import PeerConfig
 from ._core.discovery import Stage
-from ._core.endpoints import TcpEndpoint, parse
 from ._core.envelope import Kind, check_name, check_topic, direct_topic, group_topic
 from ._core.errors import (
     ClosedError,
@@ -62,7 +61,7 @@ from ._core.wire import Announce, encode
 from ._driver import Driver
 from ._embedded import EmbeddedProxy
 from ._gossip import Gossip
-from ._gossip_relay import GossipRelay
+from ._gossip_relay import GossipRelay, any_port, beside
 from ._home import Home
 from ._hosts import HostsFile
 from ._loops import current_time, runs_in
@@ -334,6 +333,8 @@ class Peer:
             self._me, self._config, self._data, self._channels, self._network, self._home, self._tell, self._observe
         )
         self._drops = driver.drops
+        if self._relay is not None:
+            driver.move_gossip = self._relay.move
         self._names.open(driver)
         self._publisher = Publisher(driver, self._config, lambda: self._staying)
         self._take = self._publisher.take
@@ -352,13 +353,14 @@ class Peer:
 
     async def _open_gossip(self, bound: Endpoint, announced: Endpoint, known: Sequence[Endpoint]) -> GossipRelay:
         """Start our gossip node; announce it at the address at which we announce the data channel."""
-        bind = self._gossip_bind or str(TcpEndpoint(parse(bound).host, 0)).removesuffix("0") + "*"
+        bind = self._gossip_bind or any_port(bound)
         node = Gossip(bind, connect=known, id=uuid4())
         await node.__aenter__()
         self._gossip = node
-        endpoint = str(TcpEndpoint(parse(announced).host, parse(node.endpoints[0]).port))
+        endpoint = beside(announced, node.endpoints[0])
         self._me = evolve(self._me, gossip=endpoint)
-        self._relay = GossipRelay(node, endpoint, known, self._config, self._announced)
+        assert self._network is not None
+        self._relay = GossipRelay(node, endpoint, known, self._config, self._announced, self._network.resolve)
         return self._relay
 
     def _announced(self) -> Mapping[UUID, Announce]:

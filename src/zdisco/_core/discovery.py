@@ -331,8 +331,8 @@ class Discovery:
         self.me = me
         return [self._direct_announce(ALL), *self._announce_to_all()]
 
-    def moved(self, endpoint: Endpoint, now: float) -> list[Output]:
-        """Our host has another address, and our data channel listens at ``endpoint`` now.
+    def moved(self, endpoint: Endpoint, now: float, gossip: Endpoint = "") -> list[Output]:
+        """Our host has another address, and our data channel listens at ``endpoint`` now, a gossip node at ``gossip``.
 
         All connections are made anew, `proxySub` by the caller: the former ones are dead without
         knowing it. Each proxy that welcomes us again is told where we are now.
@@ -343,7 +343,8 @@ class Discovery:
         if endpoint != mine.endpoint:
             self._endpoints.append(mine.endpoint)
         # Also where the endpoint stays, as a name or a router leads to us: so others know that they must connect anew.
-        self.me = evolve(self.me, info=evolve(mine, endpoint=endpoint, revision=mine.revision + 1))
+        info = evolve(mine, endpoint=endpoint, revision=mine.revision + 1)
+        self.me = evolve(self.me, info=info, gossip=gossip)
         outputs = self.roster.moved(now)
         for proxy in self._relays:
             # With the next welcome `proxyPub` follows, too.
