@@ -202,7 +202,8 @@ def test_a_peer_without_a_proxy_says_what_it_saw() -> None:
         assert program.exit_code() == 1
         message = program.errors
         assert message.startswith(
-            "Error: no echo of our announce within 0.2 s: no welcome from tcp://127.0.0.1:1 (nothing listens there: "
+            "Error: no echo of our announce within 0.2 s: no welcome from tcp://127.0.0.1:1 (nothing listens there, "
+            "or no way leads there: "
         )
         assert message.endswith(' failed). Is a proxy running there? "zdisco proxy --bind ENDPOINT" starts one.\n')
         assert len(message.splitlines()) == 1
@@ -587,13 +588,19 @@ def test_without_a_standard_output_nothing_is_printed(proxy: str, arguments: lis
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["proxy", "--bind", "nonsense"], "'--bind': 'nonsense' must begin with tcp://, as in tcp://127.0.0.1:5555"),
+        (
+            ["proxy", "--bind", "nonsense"],
+            "'--bind': 'nonsense' must begin with its transport, as in tcp://127.0.0.1:5555",
+        ),
         (["proxy", "--bind", "tcp://nonsense"], "not of the form tcp://host:port"),
-        (["proxy", "--relay", "127.0.0.1:5556"], "'--relay': '127.0.0.1:5556' must begin with tcp://"),
+        (["proxy", "--relay", "127.0.0.1:5556"], "'--relay': '127.0.0.1:5556' must begin with its transport"),
         (["proxy", "--advertise", "tcp://192.0.2.1"], "advertise takes a host, without tcp:// and port"),
         (["proxy", "--advertise", "192.0.2.1:5555"], "advertise takes a host, without tcp:// and port"),
         (["proxy", "--backend", "curio"], "'curio' is not one of"),
-        (["peer", "--proxy", "127.0.0.1:5555"], "'--proxy': '127.0.0.1:5555' must begin with tcp://, as in tcp://"),
+        (
+            ["peer", "--proxy", "127.0.0.1:5555"],
+            "'--proxy': '127.0.0.1:5555' must begin with its transport, as in tcp://",
+        ),
         (["peer", "--proxy", "tcp://nonsense"], "'tcp://nonsense' is not a usable endpoint"),
         (["peer", "--proxy", "tcp://127.0.0.1:*"], "is not a usable endpoint"),
         (["peer", "--header", "role"], "'role' is not of the form KEY=TEXT"),
@@ -619,7 +626,7 @@ def test_without_a_standard_output_nothing_is_printed(proxy: str, arguments: lis
         (["names", "--bind", "ipc://names"], "the path is not absolute"),
         (["names", "--hosts", "nowhere.zpl"], "cannot be used: no such file or directory"),
         (["ls", "--wait", "0"], "0.0 is not in the range x>0"),
-        (["ls", "--proxy", ""], "'--proxy': '' must begin with tcp://"),
+        (["ls", "--proxy", ""], "'--proxy': '' must begin with its transport"),
         (["demo", "now"], "unexpected extra argument"),
         (["dance"], "No such command 'dance'"),
         (["zpl", "check"], "Missing argument 'FILE...'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -86,14 +87,76 @@ def test_what_is_not_there_ends_with_one_line() -> None:
 def test_who_asks_nobody_is_told_so() -> None:
     with ask(NOBODY, "get", "x", "--timeout", "0.3") as program:
         assert program.exit_code() == 1
-        assert program.errors == "Error: 1 of 1 gossip nodes do not answer\n"
+        assert program.errors == f"Error: 1 of 1 gossip nodes do not answer: {NOBODY}\n"
+
+
+@pytest.mark.parametrize("command", [["get", "x"], ["set", "x", "y"], ["unset", "x"], ["status"]])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_signal_ends_before_it_is_done_is_no_success(command: list[str], number: signal.Signals) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        ask(f"tcp://127.0.0.1:{mute.getsockname()[1]}", *command, "--timeout", "60") as program,
+        mute.accept()[0],
+    ):
+        assert program.leave(number) == 128 + number
+        assert (program.lines, program.errors) == ([], "")
+
+
+@pytest.mark.parametrize("command", ["set", "unset", "get", "watch", "status"])
+def test_the_help_of_a_command_needs_nothing(command: str) -> None:
+    with zdisco("gossip", command, "--help") as program:
+        assert program.exit_code() == 0
+        assert f"Usage: zdisco gossip {command}" in program.lines[0]
+
+
+def test_values_can_be_had_as_json() -> None:
+    with node() as program:
+        where = endpoint(program)
+        for key, value in (("a=b", "c\nd"), ("\x1b", "\\n")):
+            answer(where, "set", key, value)
+        assert json.loads("\n".join(answer(where, "get", "--json"))) == {"a=b": "c\nd", "\x1b": "\\n"}
+        assert json.loads("\n".join(answer(where, "get", "a=b", "--json"))) == {"a=b": "c\nd"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["get", "x"], "get needs --connect"),
-        (["--connect", "127.0.0.1:1"], "must begin with tcp://"),
+        (["set", "k" * 256, "x"], "a key has at most 255 bytes"),
+        (["set", "k", "v", "--ttl", "1e30"], "ttl must be from 0.001"),
+        (["set", "k", "v", "--ttl", "0.0001"], "ttl must be from 0.001"),
+    ],
+)
+def test_what_cannot_be_set_is_wrong_usage(arguments: list[str], complaint: str) -> None:
+    with node() as program, ask(endpoint(program), *arguments) as asker:
+        assert asker.exit_code() == 2
+        assert complaint in asker.errors
+        assert "Traceback" not in asker.errors
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("zgossip\n    bind\n        x = 1\n", "endpoint"),
+        ("zgossip\n    publish\n        key = x\n", "value"),
+        ("server\n    timeout = soon\n", "timeout"),
+        ("zgossip\n    bind\n        endpoint = nowhere\n", "nowhere"),
+    ],
+)
+def test_a_configuration_without_sense_is_wrong_usage_and_named(tmp_path: Path, text: str, complaint: str) -> None:
+    config = tmp_path / "gossip.cfg"
+    config.write_text(text)
+    with zdisco("gossip", "--config", str(config)) as program:
+        assert program.exit_code() == 2
+        assert program.errors.splitlines()[-1].startswith(f"Error: {config}: ")
+        assert complaint in program.errors
+        assert "Traceback" not in program.errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["get", "x"], "needs --connect before get"),
+        (["--connect", "127.0.0.1:1"], "must begin with its transport"),
         (["--connect", "tcp://127.0.0.1", "status"], "tcp://host:port"),
         (["--connect", NOBODY, "set", "k"], "Missing argument 'VALUE'"),
         (["--connect", NOBODY, "set", "k", "v", "--ttl", "0"], "0"),
@@ -126,3 +189,21 @@ def test_peers_find_each_other_over_gossip() -> None:
                 assert sorted(row["name"] for row in json.loads("".join(listing.lines))) == ["alice", "bob"]
             assert bob.leave(signal.SIGINT) == 0
         alice.wait_for(r"\tGone bob .* cause FAREWELL$")
+
+
+@pytest.mark.parametrize("option", ["--proxy", "--gossip"])
+@pytest.mark.parametrize("more", [[], ["--json"], ["--links"]])
+def test_a_list_that_a_signal_ends_is_none(option: str, more: list[str]) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        zdisco("ls", option, f"tcp://127.0.0.1:{mute.getsockname()[1]}", "--timeout", "60", *more) as program,
+        mute.accept()[0],
+    ):
+        assert program.leave(signal.SIGINT) == 128 + signal.SIGINT
+        assert (program.lines, program.errors) == ([], "")
+
+
+def test_a_list_by_way_of_nobody_is_none() -> None:
+    with zdisco("ls", "--gossip", NOBODY, "--timeout", "0.3") as program:
+        assert program.exit_code() == 1
+        assert (program.lines, program.errors) == ([], "Error: no gossip node answers within 0.3 s\n")

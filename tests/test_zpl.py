@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
@@ -764,3 +765,29 @@ def test_czmq_reads_what_we_write_and_we_read_what_it_writes(czmq: Callable[[byt
     # It writes values with double quotes so that nobody can read them.
     if all('"' not in section.value for _, section in tree.walk()):
         assert loads(bytes.fromhex(written)) == tree
+
+
+def test_a_section_within_itself_cannot_be_written() -> None:
+    root = zpl.loads("a = 1\n    b = 2\n        c = 3\n    d = 4\n")
+    (a,) = root.children
+    a.children[0].children[0].children.append(a)
+    with pytest.raises(ValueError, match="the section 'a' stands within itself"):
+        zpl.dumps(root)
+    root.children.append(root)
+    a.children[0].children[0].children.clear()
+    with pytest.raises(ValueError, match="the section 'root' stands within itself"):
+        zpl.dumps(root)
+
+
+def test_a_section_may_stand_at_two_places() -> None:
+    root = zpl.loads("a\n    b = 1\nc = 2\n")
+    root.locate("c").children.append(root.locate("a"))  # type: ignore[union-attr, arg-type]
+    assert zpl.loads(zpl.dumps(root)) == root
+
+
+@pytest.mark.parametrize("wrong", [None, 1, ["a"]])
+def test_what_is_no_text_is_named(wrong: Any) -> None:
+    root = zpl.loads("a = 1\n")
+    for call in (zpl.loads, root.locate, root.get, lambda path: root.put(path, "x")):
+        with pytest.raises(TypeError, match=re.escape(repr(wrong))):
+            call(wrong)

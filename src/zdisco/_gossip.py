@@ -428,8 +428,9 @@ class Gossip(Mapping[str, str]):
                         await driver.changed()
             return
         away = len(self._remotes) - self.status().remotes
+        down = [endpoint for endpoint, (number, _) in self._remotes.items() if number not in self._opened.up]
         raise TimeoutError(
-            f"{away} of {len(self._remotes)} gossip nodes do not answer"
+            f"{away} of {len(self._remotes)} gossip nodes do not answer{': ' * bool(down)}{', '.join(down)}"
             if away
             else f"gossip nodes hold different tuples after {seconds:g} s"
         )

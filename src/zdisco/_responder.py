@@ -132,7 +132,11 @@ class NameResponder:
     def _found(self, question: Sequence[bytes]) -> list[bytes]:
         peer = self._peer
         peer._opened  # noqa: B018  raises if it is not open
-        match [frame.decode() for frame in question]:
+        try:
+            words = [frame.decode() for frame in question]
+        except UnicodeDecodeError:
+            raise ValueError("the question is not UTF-8") from None
+        match words:
             case [""]:
                 found: Sequence[str] = tuple(peer.names)
             case [name]:

@@ -107,9 +107,12 @@ class Section:
         """The section at a path such as ``server/timeout``, which may begin with a slash; `None` if there is none.
 
         Of several with one name the first counts.
+
+        Raises:
+            TypeError: If the path is no text; `get` and `put` do the same.
         """
         found: Section | None = self
-        for name in path.removeprefix("/").split("/"):
+        for name in _names(path):
             found = next((child for child in found.children if child.name == name), None) if found else None
         return found
 
@@ -128,7 +131,7 @@ class Section:
         Raises:
             ValueError: If the path is not of names, or ZPL cannot hold the value. Nothing has changed then.
         """
-        names = path.removeprefix("/").split("/")
+        names = _names(path)
         for name in names:
             _check_name(name)
         _check_value(value)
@@ -167,6 +170,12 @@ class Section:
     __hash__ = None  # type: ignore[assignment]
 
 
+def _names(path: object) -> list[str]:
+    if not isinstance(path, str):
+        raise TypeError(f"a path is text, not {path!r}")
+    return path.removeprefix("/").split("/")
+
+
 # Reading
 
 
@@ -175,7 +184,10 @@ def loads(text: str | bytes) -> Section:
 
     Raises:
         ZPLError: If it is none; it tells the first fault.
+        TypeError: If it is neither text nor bytes.
     """
+    if not isinstance(text, str | bytes):
+        raise TypeError(f"ZPL is text or bytes, not {text!r}")
     return _read(text, None)
 
 
@@ -369,7 +381,8 @@ def dumps(section: Section) -> str:
     Bytes that were not UTF-8 are lone surrogates, for the error handler ``surrogateescape``.
 
     Raises:
-        ValueError: If it is not a root, so that its own line would be lost, or a comment does not begin with ``#``.
+        ValueError: If it is not a root, so that its own line would be lost, a comment does not begin with ``#``, or a
+            section stands within itself.
     """
     if section.name != _ROOT or section.value or section.beside:
         raise ValueError(f"only a root can be written, whose line would have nothing to say, not {section!r}")
@@ -388,11 +401,17 @@ def _lines(root: Section) -> Iterator[str]:
         yield _checked(comment)
     yield ""
     waiting = [("", item) for item in reversed(_items(root))]
+    around = [root]
+    """The sections in which we are, from the root on."""
     while waiting:
         indent, item = waiting.pop()
         if isinstance(item, str):
             yield (indent + _checked(item)).rstrip(_BLANKS)
             continue
+        del around[1 + len(indent) // _INDENT :]
+        if any(one is item for one in around):
+            raise ValueError(f"the section {item.name!r} stands within itself")
+        around.append(item)
         for comment in item.above:
             yield (indent + _checked(comment)).rstrip(_BLANKS)
         yield from (indent + line for line in _entry(item))

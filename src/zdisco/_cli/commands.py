@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import click
 
-from .. import Drop, Gossip, NameResponder, Peer, PeerConfig, Proxy, ZdiscoError
-from .running import escape_what_cannot_be_shown, run
+from .. import Drop, Gossip, NameResponder, Peer, PeerConfig, Proxy
+from .running import escape_what_cannot_be_shown, run, usage
 
 F = TypeVar("F", bound=Callable[..., Any])
 Endpoints: TypeAlias = str | tuple[str, ...] | None
@@ -65,7 +64,7 @@ def _with_scheme(_: click.Context, __: click.Parameter, value: Endpoints) -> End
     """Refuse an endpoint without its beginning; the library says what else may be wrong with it."""
     for endpoint in (value,) if isinstance(value, str) else value or ():
         if "://" not in endpoint:
-            raise click.BadParameter(f"{endpoint!r} must begin with tcp://, as in {DEFAULT_PROXY}")
+            raise click.BadParameter(f"{endpoint!r} must begin with its transport, as in {DEFAULT_PROXY}")
     return value
 
 
@@ -79,7 +78,8 @@ def _joining(command: F) -> F:
             default=10.0,
             show_default=True,
             metavar="S",
-            help="Give up if no proxy relays us within S seconds.",
+            help="Give up if no proxy relays us within S seconds. With --gossip alone only ls does, if no gossip node "
+            "answers.",
         ),
         click.option(
             "--gossip",
@@ -106,15 +106,6 @@ _embed = click.option("--embed", is_flag=True, help="Host the proxy whenever nob
 _backend = click.option(
     "--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True, help="Event loop."
 )
-
-
-@contextmanager
-def _usage() -> Iterator[None]:
-    """Turn what the library says of bad arguments into a usage error."""
-    try:
-        yield
-    except (ZdiscoError, ValueError) as error:
-        raise click.UsageError(str(error)) from error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -148,7 +139,7 @@ def proxy(bind: str, relay: str | None, advertise: str | None, backend: str) -> 
     """
     from .serving import serve_proxy
 
-    with _usage():
+    with usage():
         one = Proxy(bind, relay=relay, advertise=advertise)
     run(partial(serve_proxy, one), backend)
 
@@ -242,7 +233,7 @@ def peer(
     """
     from .serving import Errand, serve_peer
 
-    with _usage():
+    with usage():
         config = PeerConfig(reconnect_stop=stop_reconnect_on, discovery_timeout=timeout)
         # What is left of the options has the names that `Peer` gives them.
         known = gossip if gossip or gossip_bind else None
@@ -284,7 +275,7 @@ def names(
     """
     from .serving import serve_names
 
-    with _usage():
+    with usage():
         config = PeerConfig(discovery_timeout=timeout)
         one = Peer(proxies or None, gossip=gossip or None, config=config, wait=False, **options)
         responder = NameResponder(one, endpoint)
@@ -318,14 +309,15 @@ def ls(
     """List the peers that are there, by joining them for a moment as zdisco-ls."""
     from . import listing
 
-    with _usage():
+    with usage():
         config = PeerConfig(discovery_timeout=timeout)
         one = Peer(proxies or None, gossip=gossip or None, name="zdisco-ls", cluster=cluster, config=config, wait=False)
+    patience = timeout if gossip and not proxies else None
     if with_links:
-        found = run(partial(listing.reachability, one, quiet), backend)
+        found = run(partial(listing.reachability, one, quiet, patience), backend)
         (listing.print_links_json if as_json else listing.print_links)(found)
     else:
-        peers = run(partial(listing.joined_peers, one, quiet), backend)
+        peers = run(partial(listing.joined_peers, one, quiet, patience), backend)
         (listing.print_json if as_json else listing.print_table)(peers)
     if one.dropped.get(Drop.FOREIGN_CLUSTER):
         click.echo("there are peers of another cluster, too (--cluster)", err=True)
@@ -373,19 +365,22 @@ def gossip(
 
     With a command, do that by way of the nodes given with --connect, and end.
     """
-    with _usage():
+    with usage():
         node = Gossip(binds, connect=remotes)
     if context.invoked_subcommand is None:
         from .gossiping import serve
 
         run(partial(serve, node, config), backend)
         return
-    if config is not None or not remotes:
-        raise click.UsageError(f"{context.invoked_subcommand} needs --connect, and takes no --config")
-    context.obj = partial(_run_gossip, node, backend)
+    # Not yet: it may be that only its help is wanted.
+    is_complete = config is None and bool(remotes)
+    context.obj = partial(_run_gossip, node, backend, is_complete)
 
 
-def _run_gossip(node: Gossip, backend: str, command: Callable[..., Any], *arguments: Any) -> None:
+def _run_gossip(node: Gossip, backend: str, is_complete: bool, command: Callable[..., Any], *arguments: Any) -> None:
+    if not is_complete:
+        name = click.get_current_context().info_name
+        raise click.UsageError(f'"zdisco gossip" needs --connect before {name}, and takes no --config there')
     try:
         run(partial(command, node, *arguments), backend)
     except TimeoutError as error:
@@ -418,13 +413,14 @@ def unset(ask: Callable[..., None], key: str, timeout: float) -> None:
 
 @gossip.command()
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object, in which nothing is escaped for terminals.")
 @_timeout
 @click.pass_obj
-def get(ask: Callable[..., None], keys: tuple[str, ...], timeout: float) -> None:
+def get(ask: Callable[..., None], keys: tuple[str, ...], as_json: bool, timeout: float) -> None:
     """Print the value of each KEY, or all keys and values."""
     from .gossiping import read
 
-    ask(read, keys, timeout)
+    ask(read, keys, as_json, timeout)
 
 
 @gossip.command()

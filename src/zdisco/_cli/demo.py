@@ -25,8 +25,6 @@ from .running import until_signalled
 
 TIME_LIMIT = 25.0
 """Seconds for the whole demo; killing what runs then still comes."""
-INTERRUPTED = 128
-"""Plus the number of a signal: the exit code after that signal, as a shell tells it of any program."""
 RETRIES = 4
 """Connection attempts to a dead endpoint that prove somebody goes on trying."""
 EVERY = 0.1
@@ -49,7 +47,8 @@ async def play() -> int:
             demo.summary()
             return 1 if demo.failures else 0
         demo.interrupted()
-    return INTERRUPTED + (work.signal or 0)
+        work.finish()
+    return 0
 
 
 @define(eq=False)

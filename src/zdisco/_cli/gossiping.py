@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from .. import Delivery, Gossip
+from .. import Delivery, Gossip, zpl
 from .lines import print_line, print_text, shown
-from .running import until_signalled
+from .running import until_signalled, usage
 
 
 async def serve(node: Gossip, config: Path | None) -> None:
@@ -16,11 +17,22 @@ async def serve(node: Gossip, config: Path | None) -> None:
     async with until_signalled() as work, node:
         with work:
             if config is not None:
-                await node.load(config)
+                await _load(node, config)
             print_text("\n".join(f"endpoint {endpoint}" for endpoint in node.endpoints) or "endpoint none")
             await _print_deliveries(node, "")
         status = node.status()
         print_text(f"tuples {status.tuples}\ndropped {sum(node.dropped.values())}")
+
+
+async def _load(node: Gossip, config: Path) -> None:
+    try:
+        # An error of syntax names the file by itself.
+        with usage(str(config)):
+            await node.load(config)
+    except zpl.ZPLError as error:
+        raise click.UsageError(str(error)) from error
+    except OSError as error:
+        raise click.UsageError(f"cannot read {config}: {(error.strerror or str(error)).lower()}") from error
 
 
 async def put(node: Gossip, key: str, value: str, ttl: float | None, timeout: float) -> None:
@@ -28,8 +40,10 @@ async def put(node: Gossip, key: str, value: str, ttl: float | None, timeout: fl
     async with until_signalled() as work, node:
         with work:
             await node.settle(timeout)
-            await node.publish(key, value, ttl, refresh=False)
+            with usage():
+                await node.publish(key, value, ttl, refresh=False)
             await node.settle(timeout)
+        work.finish()
 
 
 async def remove(node: Gossip, key: str, timeout: float) -> None:
@@ -45,9 +59,10 @@ async def remove(node: Gossip, key: str, timeout: float) -> None:
                 raise _no_value(key)
             await node.unpublish(key)
             await node.settle(timeout)
+        work.finish()
 
 
-async def read(node: Gossip, keys: tuple[str, ...], timeout: float) -> None:
+async def read(node: Gossip, keys: tuple[str, ...], as_json: bool, timeout: float) -> None:
     """Print the values of keys, or all keys with their values.
 
     Raises:
@@ -56,13 +71,16 @@ async def read(node: Gossip, keys: tuple[str, ...], timeout: float) -> None:
     async with until_signalled() as work, node:
         with work:
             await node.settle(timeout)
-            if not keys:
-                for key in sorted(node):
-                    print_text(f"{shown(key)}={shown(node[key])}")
-            for key in keys:
+            found = {}
+            for key in keys or sorted(node):
                 if key not in node:
                     raise _no_value(key)
-                print_text(shown(node[key]))
+                found[key] = node[key]
+            if as_json:
+                print_text(json.dumps(found, indent=2))
+            for key, value in found.items() if not as_json else ():
+                print_text(shown(value) if keys else f"{shown(key)}={shown(value)}")
+        work.finish()
 
 
 async def watch(node: Gossip, prefix: str) -> None:
@@ -79,6 +97,7 @@ async def show_status(node: Gossip, timeout: float) -> None:
             await node.settle(timeout)
             status = node.status()
             print_text(f"tuples {status.tuples}\ntombstones {status.tombstones}")
+        work.finish()
 
 
 async def _print_deliveries(node: Gossip, prefix: str) -> None:

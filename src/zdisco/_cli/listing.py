@@ -8,47 +8,60 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
+import click
 
-from .. import Peer, PeerInfo, PeerJoined, Reachability
+from .. import Gossip, Peer, PeerInfo, PeerJoined, Reachability
 from .._reachability import link_to_json
 from .lines import print_text, shown
 from .running import until_signalled
 
+_LOOKS_AGAIN = 0.02
 _PATIENCE = 2.0
 """Seconds that all together may take to say whom they reach."""
 
 
-async def joined_peers(peer: Peer, quiet: float) -> Sequence[PeerInfo]:
+async def joined_peers(peer: Peer, quiet: float, patience: float | None) -> Sequence[PeerInfo]:
     """Join, wait until nobody has joined for ``quiet`` seconds, and leave; sorted by name.
-
-    A signal ends the waiting.
 
     Raises:
         DiscoveryTimeout: If no proxy relays us.
+        click.ClickException: If no other gossip node answers within ``patience`` seconds; ``None``: it need not.
+        click.exceptions.Exit: If a signal ends the waiting.
     """
-    async with _joined(peer, quiet):
+    async with _joined(peer, quiet, patience):
         return sorted(peer.peers.values(), key=lambda info: (info.name, str(info.id)))
 
 
-async def reachability(peer: Peer, quiet: float) -> Reachability:
+async def reachability(peer: Peer, quiet: float, patience: float | None) -> Reachability:
     """The same, but ask all before we leave; raises alike."""
-    async with _joined(peer, quiet):
+    async with _joined(peer, quiet, patience):
         return await peer.reachability(_PATIENCE)
 
 
 @asynccontextmanager
-async def _joined(peer: Peer, quiet: float) -> AsyncIterator[None]:
+async def _joined(peer: Peer, quiet: float, patience: float | None) -> AsyncIterator[None]:
     events = peer.events()
     async with until_signalled() as work, peer:
         with work:
             await peer.discover()
+            if peer.gossip is not None and patience is not None:
+                await _until_somebody_answers(peer.gossip, patience)
             is_quiet = False
             while not is_quiet:
                 with anyio.move_on_after(quiet) as silence:
                     while not isinstance(await anext(events), PeerJoined):
                         pass
                 is_quiet = silence.cancelled_caught
+        work.finish()
         yield
+
+
+async def _until_somebody_answers(node: Gossip, patience: float) -> None:
+    with anyio.move_on_after(patience):
+        while node.status().remotes == 0:  # noqa: ASYNC110  of which no event tells
+            await anyio.sleep(_LOOKS_AGAIN)
+        return
+    raise click.ClickException(f"no gossip node answers within {patience:g} s")
 
 
 def print_json(peers: Sequence[PeerInfo]) -> None:

@@ -2,7 +2,8 @@
 
 Rule 1: the first SIGINT or SIGTERM ends the work and leaves in order; the second one does not wait.
 
-Rule 2: what the user did wrong ends with exit code 2, what the network did wrong with 1, both in one line.
+Rule 2: what the user did wrong ends with exit code 2, what the network did wrong with 1, both in one line. What a
+signal ended before it was done ends with 128 and its number, as a shell tells it of any program.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import importlib.util
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from io import TextIOWrapper
 from types import TracebackType
 from typing import TypeVar
@@ -22,6 +23,9 @@ import click
 from .. import DiscoveryTimeout, ZdiscoError
 
 T = TypeVar("T")
+
+INTERRUPTED = 128
+"""Plus the number of a signal: the exit code after that signal."""
 
 
 class Work:
@@ -36,6 +40,15 @@ class Work:
         """Cancel what runs inside."""
         self.signal = number
         self._scope.cancel()
+
+    def finish(self) -> None:
+        """Go on only if the work was done.
+
+        Raises:
+            click.exceptions.Exit: If a signal ended it.
+        """
+        if self.signal is not None:
+            raise click.exceptions.Exit(INTERRUPTED + self.signal)
 
     def __enter__(self) -> None:
         self._scope.__enter__()
@@ -62,6 +75,15 @@ async def until_signalled(*others: signal.Signals) -> AsyncIterator[Work]:
             tasks.start_soon(watch)
             yield work
             tasks.cancel_scope.cancel()
+
+
+@contextmanager
+def usage(of: str = "") -> Iterator[None]:
+    """Turn what the library says of bad arguments, or of what a file says, into a usage error."""
+    try:
+        yield
+    except (ZdiscoError, ValueError) as error:
+        raise click.UsageError(f"{of}: {error}" if of else str(error)) from error
 
 
 def escape_what_cannot_be_shown() -> None:

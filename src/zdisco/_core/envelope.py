@@ -209,7 +209,7 @@ def _check_text(what: str, text: str) -> bytes:
     try:
         raw = text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{what} {text!r} holds a surrogate") from error
+        raise ValueError(f"{what} {text!r} holds a surrogate: it is not UTF-8") from error
     if len(raw) > TOPIC_LIMIT:
         raise ValueError(f"a {what} has at most {TOPIC_LIMIT} bytes of UTF-8, not {len(raw)}: {text[:20]!r}...")
     return raw

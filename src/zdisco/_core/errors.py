@@ -83,7 +83,8 @@ class ProxySighting:
             if self.connected:
                 reached = "connected"
             elif self.refused:
-                reached = f"nothing listens there: {self.refused} attempt{'s' * (self.refused > 1)} failed"
+                attempts = f"{self.refused} attempt{'s' * (self.refused > 1)}"
+                reached = f"nothing listens there, or no way leads there: {attempts} failed"
             return f"no welcome from {self.endpoint} ({reached})"
         if not self.subscribed:
             return f"welcome from {self.endpoint}, but no answer at its publish endpoint {self.relay}"

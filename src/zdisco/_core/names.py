@@ -37,7 +37,7 @@ def check_registered(name: str) -> None:
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
-        raise ValueError(f"the name {name!r} holds a surrogate") from error
+        raise ValueError(f"the name {name!r} holds a surrogate: it is not UTF-8") from error
     if size > NAME_LIMIT:
         raise ValueError(f"a name has at most {NAME_LIMIT} bytes of UTF-8, not {size}: {name[:20]!r}...")
 

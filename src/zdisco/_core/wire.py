@@ -393,7 +393,7 @@ def _text(key: str, value: object) -> str:
         raise ValueError(f"{key} is not text")
     # JSON can escape half of a surrogate pair; such text could not be written out again.
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{key} holds a surrogate")
+        raise ValueError(f"{key} holds a surrogate: it is not UTF-8")
     return value
 
 
