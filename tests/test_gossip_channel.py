@@ -522,6 +522,22 @@ async def test_of_a_remote_that_was_disconnected_nothing_more_is_told() -> None:
             assert side.heard.told == [("up", 7), ("messages",)]
 
 
+@TRANSPORTS
+async def test_a_remote_that_is_disconnected_while_it_starts_is_not_told_after_that(transport: str) -> None:
+    with place(transport) as endpoint, Raw(zmq.ROUTER) as server:
+        bound = server.bind(endpoint)
+        async with opened() as side:
+            await anyio.wait_all_tasks_blocked()  # from now on what connects starts at once
+            for turns in range(10):
+                side.channel.connect(turns, bound)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                side.channel.disconnect(turns)
+                told = side.heard.told.count(("up", turns))
+                await anyio.wait_all_tasks_blocked()
+                assert side.heard.told.count(("up", turns)) == told
+
+
 async def test_an_endpoint_that_libzmq_cannot_read_is_named() -> None:
     async with opened() as side:
         with pytest.raises(InvalidEndpoint, match="gopher"):

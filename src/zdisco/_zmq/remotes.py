@@ -257,6 +257,8 @@ class Remote:
         self._lose()
 
     def _tell_up(self) -> None:
+        if self._is_over:  # a reader that has not started yet comes as far as here before it is cancelled
+            return
         self._is_up = True
         self._since = current_time()
         if self._common.listener is not None:
