@@ -262,6 +262,25 @@ def test_who_is_back_over_another_connection_is_not_gone() -> None:
     assert connections.gone() == {b"new"}
 
 
+def test_who_was_heard_over_a_descriptor_that_another_one_got_is_gone() -> None:
+    # All this came while nobody read.
+    connections = Connections()
+    connections.accepted(1)
+    connections.ended(1)
+    connections.accepted(1)
+    for client in (b"first", b"second", b"first", b"second", b"first"):
+        connections.heard(client, 1)
+    assert connections.gone() == {b"first"}
+    connections.heard(b"first", 1)
+    assert connections.gone() == set()
+    connections.ended(1)
+    assert connections.gone() == {b"second"}
+    connections.accepted(1)
+    connections.heard(b"first", 1)
+    connections.ended(1)
+    assert connections.gone() == {b"first"}
+
+
 async def test_what_is_not_of_one_frame_is_dropped_and_what_is_beside_it_told() -> None:
     with Raw(zmq.DEALER) as client:
         async with opened() as side:

@@ -30,7 +30,8 @@ class Connections:
     def __init__(self) -> None:
         self._open: set[int] = set()
         self._fds: dict[bytes, int] = {}
-        self._clients: dict[int, bytes] = {}
+        self._clients: dict[int, list[bytes]] = {}
+        """Who was heard over each of them, the present one last."""
         self._gone: set[bytes] = set()
 
     def accepted(self, fd: int) -> None:
@@ -40,18 +41,25 @@ class Connections:
     def ended(self, fd: int) -> None:
         """A connection ended."""
         self._open.discard(fd)
-        client = self._clients.pop(fd, None)
-        if client is not None and self._fds.get(client) == fd:
-            del self._fds[client]
-            self._gone.add(client)
+        for client in self._clients.pop(fd, ()):
+            self._lose(client, fd)
 
     def heard(self, client: bytes, fd: int | None) -> None:
         """A message was read, and after it all events that came before it."""
         if fd in self._open:
-            self._fds[client] = fd
-            self._clients[fd] = client
+            clients = self._clients.setdefault(fd, [])
+            if client not in clients:
+                for former in clients:  # has ended meanwhile, and this one got its descriptor
+                    self._lose(former, fd)
+                clients.append(client)
+                self._fds[client] = fd
         elif fd is not None:
             self._gone.add(client)  # it had ended before we read what it sent
+
+    def _lose(self, client: bytes, fd: int) -> None:
+        if self._fds.get(client) == fd:
+            del self._fds[client]
+            self._gone.add(client)
 
     def gone(self) -> set[bytes]:
         """Those whose connections have ended since this was last asked."""
