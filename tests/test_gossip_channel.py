@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket as plain
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -22,6 +23,7 @@ from zdisco._zmq import remotes, sockets
 from zdisco._zmq.clients import Connections
 from zdisco._zmq.gossip import ZmqGossipChannel
 from zdisco._zmq.keys import Security
+from zdisco._zmq.remotes import Remote
 
 pytestmark = pytest.mark.anyio
 
@@ -665,3 +667,38 @@ async def test_a_channel_ends_with_its_context(role: str, monkeypatch: pytest.Mo
         with anyio.fail_after(TIMEOUT):
             await anyio.to_thread.run_sync(context.term)
             await side.ended.wait()
+
+
+def begin_to_terminate(context: zmq.Context[zmq.Socket[bytes]]) -> threading.Thread:
+    """Terminate a context in a thread that waits for its sockets, which have all been told of it."""
+    thread = threading.Thread(target=context.term, daemon=True)
+    thread.start()
+    while True:
+        try:
+            context.socket(zmq.PAIR).close()
+        except zmq.ZMQError:
+            return thread
+
+
+async def test_a_channel_ends_though_its_context_is_terminated_between_a_read_and_a_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    monkeypatch.setattr(zmq.Context, "_instance", context)
+    threads: list[threading.Thread] = []
+    look = Remote._has_more
+
+    def has_more(remote: Remote, socket: sockets.Socket) -> bool:
+        if not threads:
+            threads.append(begin_to_terminate(context))
+        return look(remote, socket)
+
+    monkeypatch.setattr(Remote, "_has_more", has_more)
+    with place("inproc") as endpoint, place("inproc") as another:
+        async with opened() as side:
+            side.channel.bind(ANYWHERE)
+            side.channel.connect(7, endpoint)
+            side.channel.connect(8, another)
+            with anyio.fail_after(TIMEOUT):
+                await side.ended.wait()
+                await anyio.to_thread.run_sync(threads[0].join)

@@ -222,7 +222,10 @@ class Remote:
         """Whether there is more to read after all; if not, see whether the connection is still there."""
         if socket.closed:  # by what followed from what was read
             return False
-        events = int(socket.zmq.getsockopt(zmq.EVENTS))
+        try:
+            events = int(socket.zmq.getsockopt(zmq.EVENTS))
+        except zmq.ZMQError as error:  # the context was terminated
+            raise ClosedError(socket.name) from error
         if not events & (zmq.POLLIN | zmq.POLLOUT):
             self._lose()
         return bool(events & zmq.POLLIN)
