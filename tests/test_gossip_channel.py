@@ -6,6 +6,7 @@ import socket as plain
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -23,6 +24,7 @@ from zdisco._zmq import remotes, sockets
 from zdisco._zmq.clients import Connections
 from zdisco._zmq.gossip import ZmqGossipChannel
 from zdisco._zmq.keys import Security
+from zdisco._zmq.options import gossip_dealer
 from zdisco._zmq.remotes import Remote
 
 pytestmark = pytest.mark.anyio
@@ -702,3 +704,28 @@ async def test_a_channel_ends_though_its_context_is_terminated_between_a_read_an
             with anyio.fail_after(TIMEOUT):
                 await side.ended.wait()
                 await anyio.to_thread.run_sync(threads[0].join)
+
+
+@pytest.mark.parametrize("step", ["gossip_dealer", "Socket", "Monitor"])
+async def test_a_channel_ends_though_its_context_is_terminated_while_a_connection_is_made(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[zmq.Socket[bytes]] = []
+
+    def dealer(*arguments: Any) -> zmq.Socket[bytes]:
+        made.append(gossip_dealer(*arguments))
+        return made[-1]
+
+    def terminated(*_: object) -> None:
+        raise zmq.ContextTerminated
+
+    with Raw(zmq.ROUTER) as server:
+        async with opened() as side:
+            monkeypatch.setattr(remotes, "gossip_dealer", dealer)
+            side.channel.connect(7, server.bind(ANYWHERE))
+            await side.heard.until_told("up", 7)
+            monkeypatch.setattr(remotes, step, terminated)
+            side.channel.reconnect(7)
+            with anyio.fail_after(TIMEOUT):
+                await side.ended.wait()
+            assert all(one.closed for one in made)

@@ -71,14 +71,12 @@ class Queue:
     """A socket, and its monitor if it has one."""
 
     def __init__(self, raw: ZmqSocket, name: str, events: SocketEvent | None) -> None:
-        self.socket = Socket(raw, name)
-        self.monitor: Monitor | None = None
-        if events is not None:
-            try:
-                self.monitor = Monitor(raw, name, events)
-            except BaseException:
-                raw.close(0)
-                raise
+        try:
+            self.socket = Socket(raw, name)
+            self.monitor = None if events is None else Monitor(raw, name, events)
+        except BaseException:
+            raw.close(0)
+            raise
 
     def send(self, frames: list[bytes]) -> Sent:
         """Send one message. Never waits."""
@@ -191,7 +189,7 @@ class Remote:
                 return
             try:
                 self.queue = self._open()
-            except (SocketLimitError, InvalidEndpoint) as error:
+            except (SocketLimitError, InvalidEndpoint, zmq.ZMQError) as error:
                 if self._common.context.closed or getattr(error, "errno", None) == zmq.ETERM:
                     raise ClosedError("gossip node") from error
                 if str(error) != complaint:
