@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket as plain
+import stat
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import anyio.lowlevel
@@ -344,6 +349,83 @@ async def test_an_endpoint_that_cannot_be_bound_is_named() -> None:
         with pytest.raises(BindError, match=bound):
             side.channel.bind(bound)
         side.channel.bind(ANYWHERE)
+
+
+async def test_the_place_of_another_node_that_listens_is_not_taken() -> None:
+    with place("ipc") as endpoint:
+        async with opened() as side, opened() as other:
+            bound = side.channel.bind(endpoint)
+            for late in (other, side):
+                with pytest.raises(BindError, match="somebody listens there") as caught:
+                    late.channel.bind(endpoint)
+                assert caught.value.errno == errno.EADDRINUSE
+            with Raw(zmq.DEALER) as client:
+                client.connect(bound)
+                client.send(PING)
+                assert (await side.heard.message())[1] == PING
+
+
+async def test_the_file_of_a_node_is_private_and_goes_with_it(short_path: Path) -> None:
+    path = short_path / "gossip"
+    async with opened() as side, opened() as other:
+        assert side.channel.bind(f"ipc://{path}") == f"ipc://{path}"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        side.channel.close()
+        assert not path.exists()
+        other.channel.bind(f"ipc://{path}")
+        await side.ended.wait()
+        await side.channel.aclose()
+        assert path.exists()
+
+
+async def test_the_place_of_a_dead_node_is_taken_and_that_of_a_file_is_not(short_path: Path) -> None:
+    dead, file = short_path / "dead", short_path / "file"
+    with plain.socket(plain.AF_UNIX) as left:
+        left.bind(str(dead))
+    file.write_text("precious")
+    async with opened() as side:
+        bound = side.channel.bind(f"ipc://{dead}")
+        with pytest.raises(BindError, match="no socket"):
+            side.channel.bind(f"ipc://{file}")
+        with pytest.raises(BindError, match="no such file or directory"):
+            side.channel.bind(f"ipc://{short_path}/gone/gossip")
+        with Raw(zmq.DEALER) as client:
+            client.connect(bound)
+            client.send(PING)
+            await side.heard.message()
+    assert file.read_text() == "precious"
+
+
+async def test_what_cannot_be_bound_after_all_leaves_no_file(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(socket: zmq.Socket[bytes], endpoint: str) -> None:
+        raise zmq.ZMQError(zmq.EINVAL)
+
+    async with opened() as side:
+        with monkeypatch.context() as patch:
+            patch.setattr(zmq.Socket, "bind", refuse)
+            with pytest.raises(BindError, match="invalid argument"):
+                side.channel.bind(f"ipc://{short_path}/gossip")
+        assert not os.listdir(short_path)
+        side.channel.bind(f"ipc://{short_path}/gossip")
+        side.channel.bind(ANYWHERE)
+
+
+async def test_endpoints_with_and_without_a_file_are_bound_one_after_the_other(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(short_path)
+    monkeypatch.setenv("TMPDIR", str(short_path))  # of the one that libzmq chooses
+    files = short_path / "a", short_path / "here"
+    endpoints = [f"ipc://{short_path}/a", ANYWHERE, "ipc://here", "ipc://*", f"ipc://@gossip-{uuid4()}", ANYWHERE]
+    async with opened() as side:
+        for number, endpoint in enumerate(endpoints):
+            with Raw(zmq.DEALER) as client:
+                client.connect(side.channel.bind(endpoint))
+                client.send(b"%d" % number)
+                assert (await side.heard.message(number + 1))[1] == b"%d" % number
+        assert all(file.exists() for file in files)
+        monkeypatch.chdir("/")
+    assert not any(file.exists() for file in files)
 
 
 # Remotes

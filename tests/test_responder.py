@@ -10,6 +10,7 @@ import socket
 import stat
 import struct
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -373,6 +374,27 @@ async def test_a_lock_that_a_stranger_holds_for_ever_is_not_waited_for(
     with _locked(short_path), anyio.fail_after(LIMIT):
         async with responding(f"ipc://{short_path}/socket"):
             pass
+
+
+def test_who_cannot_wait_for_a_lock_holds_the_event_loop_up_for_a_moment_only(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    with _locked(short_path) as unlock:
+        monkeypatch.setattr(time, "sleep", slept.append)
+        place = ipc.claim_now(short_path / "first", "ipc://")
+        assert 0 < sum(slept) <= 0.1
+        place.listener.close()
+        del slept[:]
+
+        def let_go(seconds: float) -> None:
+            slept.append(seconds)
+            unlock()
+
+        monkeypatch.setattr(time, "sleep", let_go)
+        place = ipc.claim_now(short_path / "second", "ipc://")
+        assert len(slept) == 1
+        place.listener.close()
 
 
 async def test_the_file_of_a_successor_is_left_alone(short_path: Path) -> None:

@@ -15,8 +15,9 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -28,10 +29,19 @@ from ._core.model import Endpoint
 
 _MODE = 0o600
 _DIRECTORY_MODE = 0o700
-_BACKLOG = 128
+_BACKLOG = 4096
+"""Where it is short, some of many who connect at once have to try again."""
 _PATIENCE = 1.0
 """Seconds to wait for others who look for a place in the same directory, each for less than a millisecond."""
 _PAUSE = 0.01
+_TRIES = 10
+"""How often who cannot wait looks whether they have left."""
+
+
+def file_of(endpoint: Endpoint) -> Path | None:
+    """The file of a local socket that is bound there; ``None`` if it has none, or libzmq is to choose one."""
+    name = endpoint.removeprefix("ipc://")
+    return None if name == endpoint or name.startswith(("@", "*")) else Path(name)
 
 
 def runtime_directory() -> Path:
@@ -81,30 +91,51 @@ async def claim(path: Path, endpoint: Endpoint) -> Place:
 
     Cancellation: safe.
     """
+    with _looking(path, endpoint) as directory:
+        with anyio.move_on_after(_PATIENCE):
+            while not _is_locked(directory):  # noqa: ASYNC110  nobody tells
+                await anyio.sleep(_PAUSE)
+        # Whoever holds it for longer is none of us, and may do so for ever.
+        return _occupy(path, endpoint)
+
+
+def claim_now(path: Path, endpoint: Endpoint) -> Place:
+    """The same for who is in no coroutine; waits less, since nobody else can run meanwhile.
+
+    Raises:
+        BindError: If somebody else does, or that is not possible.
+    """
+    with _looking(path, endpoint) as directory:
+        for _ in range(_TRIES):
+            if _is_locked(directory):
+                break
+            time.sleep(_PAUSE)
+        return _occupy(path, endpoint)
+
+
+@contextmanager
+def _looking(path: Path, endpoint: Endpoint) -> Iterator[int]:
+    """A descriptor of the directory, while we look for a place in it."""
     try:
-        async with _locked(path.parent):
-            return _occupy(path, endpoint)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield directory
+        finally:
+            os.close(directory)
     except BindError:
         raise
     except OSError as error:
         raise BindError(endpoint, error.errno or 0, _reason(error)) from error
 
 
-@asynccontextmanager
-async def _locked(directory: Path) -> AsyncIterator[None]:
+def _is_locked(directory: int) -> bool:
+    """Whether we hold the lock on a directory, which is released with the descriptor."""
     fcntl = import_module("fcntl")  # not on every system
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with anyio.move_on_after(_PATIENCE):
-            while True:
-                with suppress(BlockingIOError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                await anyio.sleep(_PAUSE)
-        # Whoever holds it for longer is none of us, and may do so for ever.
-        yield
-    finally:
-        os.close(descriptor)
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _occupy(path: Path, endpoint: Endpoint) -> Place:
@@ -116,7 +147,8 @@ def _occupy(path: Path, endpoint: Endpoint) -> Place:
         path.chmod(_MODE)
         # Only now anybody can connect.
         listener.listen(_BACKLOG)
-        return Place(listener, path, _identity(path.lstat()))
+        # The process may go to another directory before it leaves the place.
+        return Place(listener, path.absolute(), _identity(path.lstat()))
     except BaseException:
         listener.close()
         raise

@@ -20,6 +20,7 @@ from .._core.config import GossipConfig
 from .._core.errors import ClosedError
 from .._core.gossip.talk import Link
 from .._core.model import Endpoint
+from .._ipc import Place, claim_now, file_of
 from .._loops import current_time
 from .clients import Server
 from .keys import Security
@@ -46,6 +47,7 @@ class ZmqGossipChannel(GossipChannel):
         self._common = Common(zmq.Context.instance(), config, security)
         self._servers: dict[bytes, Server] = {}
         self._remotes: dict[int, Remote] = {}
+        self._places: list[Place] = []
         self._tasks: anyio.abc.TaskGroup | None = None
         self._is_closed = False
         self._ended = anyio.Event()
@@ -91,7 +93,7 @@ class ZmqGossipChannel(GossipChannel):
         """Let clients connect there, too.
 
         Raises:
-            BindError: If it cannot be bound.
+            BindError: If it cannot be bound; also if somebody else listens at an ``ipc`` endpoint.
             SocketLimitError: If there are no sockets or descriptors left.
             ClosedError: If the channel is closed.
         """
@@ -100,7 +102,18 @@ class ZmqGossipChannel(GossipChannel):
         if mark not in self._servers:
             self._servers[mark] = Server(self._common, mark, is_inproc=mark is _NEAR)
             self._start(self._servers[mark].run)
-        return bind(self._servers[mark].queue.socket.zmq, endpoint)
+        raw = self._servers[mark].queue.socket.zmq
+        if (path := file_of(endpoint)) is None:
+            return bind(raw, endpoint)
+        # libzmq would remove the file of another node that listens there.
+        place = claim_now(path, endpoint)
+        try:
+            bound = bind(raw, endpoint, place.listener)
+        except BaseException:
+            place.leave()
+            raise
+        self._places.append(place)
+        return bound
 
     def connect(self, link: int, endpoint: Endpoint, server_key: bytes | None = None) -> None:
         """Connect to a remote, and for ever again when the connection ends.
@@ -148,6 +161,9 @@ class ZmqGossipChannel(GossipChannel):
         if self._is_closed:
             return
         self._is_closed = True
+        # First of all, so that nobody connects to what is about to close.
+        for place in self._places:
+            place.leave()
         for remote in self._remotes.values():
             remote.end()
         self._leaving = [one.queue for one in self._all]

@@ -6,15 +6,13 @@ Rule: a message is answered in the step that read it, so nothing is kept of whoe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeAlias
 
 import anyio.lowlevel
-import zmq
 
 from .._core.config import PeerConfig
 from .._core.model import Endpoint
-from .._ipc import Place, claim
+from .._ipc import Place, claim, file_of
 from .options import name_router
 from .sockets import BATCH, Socket, bind, new_context, terminate
 
@@ -43,15 +41,10 @@ class ReplySocket:
         """
         raw = name_router(self._context, PeerConfig())
         self._socket = Socket(raw, "responder")
-        path = endpoint.removeprefix("ipc:///")
-        if path == endpoint:
+        if (path := file_of(endpoint)) is None:
             return bind(raw, endpoint)
-        self._place = await claim(Path("/", path), endpoint)
-        with self._place.listener as listener:
-            raw.setsockopt(zmq.USE_FD, listener.fileno())
-            bound = bind(raw, endpoint)
-            listener.detach()  # it is libzmq's to close from now on
-        return bound
+        self._place = await claim(path, endpoint)
+        return bind(raw, endpoint, self._place.listener)
 
     async def run(self, answer: Answer) -> None:
         """Answer until cancelled. Cancellation: safe; what was not read yet is not answered."""

@@ -17,6 +17,7 @@ prefetches a frame, and a disconnect after that may end the process, too.
 from __future__ import annotations
 
 import errno
+import socket as plain
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -519,18 +520,28 @@ async def terminate(context: ZmqContext) -> None:
         thread.join()
 
 
-def bind(socket: ZmqSocket, endpoint: Endpoint) -> Endpoint:
+def bind(socket: ZmqSocket, endpoint: Endpoint, listener: plain.socket | None = None) -> Endpoint:
     """Bind, and return the resolved endpoint.
+
+    Args:
+        socket: What to bind.
+        endpoint: Where.
+        listener: A plain socket that listens there already, if there is one. It is taken over, or closed.
 
     Raises:
         BindError: If that is not possible.
     """
     try:
         _use_ipv6(socket, endpoint)
+        socket.setsockopt(zmq.USE_FD, -1 if listener is None else listener.fileno())
         socket.bind(endpoint)
     except (zmq.ZMQError, ValueError) as error:
+        if listener is not None:
+            listener.close()
         number = _number(error)
         raise BindError(endpoint, number, _CANNOT_BIND.get(number, _reason(error))) from error
+    if listener is not None:
+        listener.detach()  # it is libzmq's to close from now on
     return str(socket.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")
 
 
