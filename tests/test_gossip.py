@@ -521,9 +521,22 @@ async def test_a_handler_of_zap_decides_who_may_connect(mechanism: str) -> None:
     assert set(domains) == {b"TEST"}
 
 
+@pytest.mark.anyio
+async def test_the_longest_domain_can_be_told_to_a_handler_of_zap() -> None:
+    domains: list[bytes] = []
+    async with (
+        zap_handler(domains, b"200"),
+        Gossip(ANYWHERE, config=QUICK, zap_domain="x" * 255) as server,
+        Gossip(connect=server.endpoints, config=QUICK) as client,
+    ):
+        await client.settle(TIMEOUT)
+    assert set(domains) == {b"x" * 255}
+
+
 @CURVE
 def test_keys_that_are_none_are_refused_without_being_shown() -> None:
-    public, secret = keys().values()
+    both = keys()
+    public, secret = both.values()
     for arguments, complaint in [
         ({"public_key": public}, "secret_key is missing"),
         ({"secret_key": secret}, "public_key is missing"),
@@ -531,11 +544,17 @@ def test_keys_that_are_none_are_refused_without_being_shown() -> None:
         ({"public_key": public, "secret_key": "~" + secret[1:]}, "secret_key has characters"),
         ({"public_key": secret, "secret_key": secret}, "public_key is not that of secret_key"),
         ({"connect": {"tcp://127.0.0.1:1": public}}, "without the public_key and secret_key"),
-        ({"connect": {"tcp://127.0.0.1:1": "x"}}, "server_key must be 32 bytes in Z85"),
+        ({"connect": {"tcp://127.0.0.1:1": "x"}}, "without the public_key and secret_key"),
+        (both | {"connect": {"tcp://127.0.0.1:1": "x"}}, "server_key must be 32 bytes in Z85"),
+        # Five characters of Z85 may stand for more than the 32 bits that they are for.
+        (both | {"connect": {"tcp://127.0.0.1:1": "0" * 35 + "%nSc1"}}, "server_key must be 32 bytes in Z85"),
+        ({"public_key": public, "secret_key": "%" * 40}, "secret_key must be 32 bytes in Z85"),
+        ({"public_key": "#" * 40, "secret_key": secret}, "public_key must be 32 bytes in Z85"),
     ]:
         with pytest.raises(ValueError, match=complaint) as caught:
             Gossip(**arguments)
         assert secret not in str(caught.value)
+    Gossip(connect={"tcp://127.0.0.1:1": "0" * 35 + "%nSc0"}, **both)
     with pytest.raises(TypeError, match="secret_key must be text or bytes, not of type int"):
         Gossip(public_key=public, secret_key=7)  # type: ignore[arg-type]
     assert secret not in repr(vars(Gossip(public_key=public, secret_key=secret)))
@@ -565,6 +584,9 @@ def test_without_curve_in_libzmq_keys_are_refused(monkeypatch: pytest.MonkeyPatc
         ({"id": "alice"}, TypeError, "id must be of type UUID"),
         ({"config": {}}, TypeError, "config must be of type GossipConfig"),
         ({"zap_domain": b"TEST"}, TypeError, "zap_domain must be of type str"),
+        ({"zap_domain": "x" * 256}, ValueError, "zap_domain must have at most 255 bytes of UTF-8, not 256"),
+        ({"zap_domain": "ü" * 128}, ValueError, "zap_domain must have at most 255 bytes"),
+        ({"zap_domain": "\udc80"}, ValueError, "zap_domain cannot be UTF-8"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(arguments: dict[str, Any], error: type[Exception], complaint: str) -> None:

@@ -148,6 +148,47 @@ async def test_a_file_that_has_changed_is_loaded_again(tmp_path: Path, caplog: p
     assert caplog.text.count("cannot be used") == 1
 
 
+CURVE = pytest.mark.skipif(not zmq.has("curve"), reason="libzmq was built without CURVE")
+REMOTE = "zgossip\n    connect\n        endpoint = tcp://127.0.0.1:1\n        server_key = {}\n"
+NONSENSE = {
+    "a time without end": f"server\n    timeout = {'9' * 400}\n",
+    "more digits than a number has": f"server\n    timeout = {'9' * 5000}\n",
+    "a life without end": f"zgossip\n    publish\n        key = k\n        value = v\n        ttl = {'9' * 400}\n",
+    "a key that is none": REMOTE.format("%" * 40),
+}
+
+
+@pytest.mark.anyio
+@CURVE
+@pytest.mark.parametrize("text", NONSENSE.values(), ids=NONSENSE)
+async def test_no_change_of_a_file_ends_the_node(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, new = tmp_path / "gossip.zpl", tmp_path / "new"
+    path.write_text("")
+    public, secret = zmq.curve_keypair()
+    async with Gossip(config=QUICK, public_key=public, secret_key=secret) as node:
+        await node.load(path)
+        new.write_text(text)
+        new.replace(path)
+        await eventually(lambda: "cannot be used" in caplog.text)
+        with pytest.raises(ValueError, match="must be"):
+            await node.load(path)
+        new.write_text("zgossip\n    publish\n        key = key\n        value = value\n")
+        new.replace(path)
+        assert await node.wait_for("key", timeout=TIMEOUT) == "value"
+
+
+@pytest.mark.anyio
+async def test_a_server_key_in_a_file_is_of_no_use_to_a_node_without_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gossip.zpl"
+    path.write_text(REMOTE.format("0" * 40))
+    monkeypatch.setattr(zmq, "has", lambda _: False)
+    async with Gossip() as node:
+        with pytest.raises(ValueError, match="without the public_key and secret_key"):
+            await node.load(path)
+
+
 @pytest.mark.anyio
 async def test_what_has_gone_from_a_file_is_not_undone(tmp_path: Path) -> None:
     path = tmp_path / "gossip.zpl"
@@ -243,7 +284,7 @@ def test_settings_that_can_be_none_are_refused(path: str, value: str, error: typ
 
 
 @pytest.mark.anyio
-@pytest.mark.skipif(not zmq.has("curve"), reason="libzmq was built without CURVE")
+@CURVE
 async def test_a_file_may_have_server_keys(tmp_path: Path) -> None:
     server_public, server_secret = zmq.curve_keypair()
     public, secret = zmq.curve_keypair()

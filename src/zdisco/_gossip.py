@@ -97,7 +97,7 @@ class Gossip(Mapping[str, str]):
     Raises:
         InvalidEndpoint: If an endpoint can be none.
         TypeError: If an argument is of the wrong type.
-        ValueError: If a key is none, or one of the pair is missing.
+        ValueError: If a key is none, or one of the pair is missing, or there is no such domain.
         RuntimeError: If keys are given and libzmq was built without CURVE.
 
     Entering the block raises `BindError` if an endpoint cannot be bound, and `SocketLimitError` if no
@@ -345,10 +345,9 @@ class Gossip(Mapping[str, str]):
     def _checked_key(self, server_key: object) -> bytes | None:
         if server_key is None:
             return None
-        key = curve_key("server_key", server_key)
         if self._security.keys is None:
             raise ValueError("a server_key is of no use without the public_key and secret_key of this node")
-        return key
+        return curve_key("server_key", server_key)
 
     def _connect(self, endpoint: Endpoint, server_key: bytes | None) -> None:
         channel = self._opened.channel

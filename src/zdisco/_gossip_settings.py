@@ -124,7 +124,8 @@ def milliseconds(path: str, text: str) -> float:
     """
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"{path} must be a whole number of milliseconds, not {text!r}")
-    return int(text) / 1000
+    # Not `int`, which has a limit of its own: what is too long is infinite here, which no range has.
+    return float(text) / 1000
 
 
 def flag(path: str, text: str) -> bool:

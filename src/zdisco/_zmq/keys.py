@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import zmq
-from attrs import field, frozen
+import struct
 
-_Z85 = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
+import zmq
+from attrs import Attribute, field, frozen
+from zmq.utils import z85
+
+_Z85 = frozenset(z85.Z85CHARS)
 """The characters of RFC 32."""
 _SIZE = 40
 """Characters in a key of 32 bytes."""
+_LONGEST_DOMAIN = 255
+"""Bytes; libzmq takes no more."""
 
 
 @frozen
@@ -19,12 +24,25 @@ class Keys:
     secret: bytes = field(repr=False)
 
 
+def _is_domain(_: object, attribute: Attribute[str], value: str) -> None:
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{attribute.name} cannot be UTF-8: {error}") from None
+    if size > _LONGEST_DOMAIN:
+        raise ValueError(f"{attribute.name} must have at most {_LONGEST_DOMAIN} bytes of UTF-8, not {size}")
+
+
 @frozen
 class Security:
-    """Who a gossip node is, and whom it lets in."""
+    """Who a gossip node is, and whom it lets in.
+
+    Raises:
+        ValueError: If the domain can be none.
+    """
 
     keys: Keys | None = None
-    zap_domain: str = ""
+    zap_domain: str = field(default="", validator=_is_domain)
     """What a ZAP handler (RFC 27) is told, which decides who may connect; if there is no handler, nobody may."""
 
 
@@ -63,6 +81,10 @@ def curve_key(name: str, key: object) -> bytes:
         raise ValueError(f"{name} must be 32 bytes in Z85, which are {_SIZE} characters, not {len(raw)}")
     if not _Z85.issuperset(raw):
         raise ValueError(f"{name} has characters that Z85 does not have")
+    try:
+        z85.decode(raw)
+    except struct.error:
+        raise ValueError(f"{name} must be 32 bytes in Z85, but has characters for more") from None
     if not zmq.has("curve"):
         raise RuntimeError("this libzmq was built without CURVE, so keys cannot be used")
     return raw
