@@ -284,6 +284,26 @@ def test_settings_that_can_be_none_are_refused(path: str, value: str, error: typ
 
 
 @pytest.mark.anyio
+async def test_a_time_that_is_refused_is_neither_kept_nor_saved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "zdisco")
+    source, target = tmp_path / "source.zpl", tmp_path / "target.zpl"
+    source.write_text("server\n    timeout = 500\n")
+    async with Gossip() as node:
+        await node.load(source)
+        with pytest.raises(ValueError, match="client_timeout must be"):
+            node.set("server/timeout", "9" * 12)
+        source.write_text(f"server\n    timeout = {'9' * 12}\nzgossip\n    echo = hello\n")
+        with pytest.raises(ValueError, match="client_timeout must be"):
+            await node.load(source)
+        assert "hello" not in caplog.messages
+        await node.save(target)
+        assert target.read_text() == 'server\n    timeout = "500"\n'
+        await node.load(target)
+
+
+@pytest.mark.anyio
 @CURVE
 async def test_a_file_may_have_server_keys(tmp_path: Path) -> None:
     server_public, server_secret = zmq.curve_keypair()

@@ -619,8 +619,8 @@ class Gossip(Mapping[str, str]):
         match path.removeprefix("/"):
             case "server/timeout":
                 timeout = milliseconds(TIMEOUT, value)
-                self._tree.put(path, value)
                 self._tune(timeout)
+                self._tree.put(path, value)
             case "server/verbose":
                 is_verbose = flag(VERBOSE, value)
                 self._tree.put(path, value)
@@ -658,11 +658,11 @@ class Gossip(Mapping[str, str]):
 
     def _apply(self, tree: Section, settings: Settings) -> None:
         keys = {endpoint: self._checked_key(key) for endpoint, key in settings.connects}
+        if settings.timeout is not None:
+            self._tune(settings.timeout)  # first, as it raises where there is no such time
         self._tree = tree
         for text in settings.echoes:
             logger.info("%s", text)
-        if settings.timeout is not None:
-            self._tune(settings.timeout)
         if settings.is_verbose is not None:
             self._be_verbose(settings.is_verbose)
         for endpoint in settings.binds:
