@@ -61,6 +61,11 @@ def test_an_empty_file_says_nothing() -> None:
     assert understood(zpl.loads("")) == Settings(None, None, (), (), (), ())
 
 
+def test_of_several_values_of_one_key_the_last_counts() -> None:
+    text = "".join(f"    publish\n        key = {key}\n        value = {value}\n" for key, value in ("k1", "l1", "k2"))
+    assert understood(zpl.loads(f"zgossip\n{text}")).tuples == (Published("k", "2", None), Published("l", "1", None))
+
+
 def test_what_means_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert understood(zpl.loads("zgossip\n    conect\n        endpoint = tcp://127.0.0.1:1\n")).connects == ()
     assert "zgossip/conect, which means nothing here" in caplog.text
@@ -198,6 +203,18 @@ async def test_what_has_gone_from_a_file_is_not_undone(tmp_path: Path) -> None:
         path.write_text("zgossip\n    publish\n        key = b\n        value = 1\n")
         await node.load(path)
         assert dict(node) == {"a": "1", "b": "1"}
+
+
+@pytest.mark.anyio
+async def test_a_key_that_stands_twice_in_a_file_is_left_as_others_changed_it(tmp_path: Path) -> None:
+    path = tmp_path / "gossip.zpl"
+    path.write_text("zgossip\n" + "".join(f"    publish\n        key = key\n        value = {one}\n" for one in "12"))
+    async with Gossip() as node:
+        await node.load(path)
+        assert dict(node) == {"key": "2"}
+        await node.publish("key", "of others")
+        await node.load(path)
+        assert dict(node) == {"key": "of others"}
 
 
 @pytest.mark.anyio

@@ -64,6 +64,7 @@ class Settings:
     connects: tuple[tuple[Endpoint, str | None], ...]
     """Endpoints, each with the server key if there is one."""
     tuples: tuple[Published, ...]
+    """Of each key one."""
 
 
 def understood(tree: Section) -> Settings:
@@ -74,13 +75,15 @@ def understood(tree: Section) -> Settings:
     """
     timeout, verbose = tree.get(TIMEOUT), tree.get(VERBOSE)
     sections = list(_sections(tree))
+    # Of several with one key the last counts.
+    tuples = {one.key: one for one in map(_published, (one for one in sections if one.name == "publish"))}
     return Settings(
         timeout=None if timeout is None else milliseconds(TIMEOUT, timeout),
         is_verbose=None if verbose is None else flag(VERBOSE, verbose),
         echoes=tuple(one.value for one in sections if one.name == "echo"),
         binds=tuple(gossip_address(_endpoint(one)) for one in sections if one.name == "bind"),
         connects=tuple(_connect(one) for one in sections if one.name == "connect"),
-        tuples=tuple(_published(one) for one in sections if one.name == "publish"),
+        tuples=tuple(tuples.values()),
     )
 
 
