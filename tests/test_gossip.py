@@ -383,6 +383,44 @@ async def test_waiting_for_a_key_ends_with_its_value_or_in_time() -> None:
         assert await node.wait_for("a", timeout=0) == "1"
 
 
+@pytest.mark.anyio
+async def test_whoever_waits_in_vain_leaves_nothing_and_takes_nothing_from_others() -> None:
+    async with Gossip() as node:
+        values: list[str] = []
+
+        async def wait() -> None:
+            values.append(await node.wait_for("key", timeout=TIMEOUT))
+
+        with pytest.raises(TimeoutError):
+            await node.wait_for("never", timeout=0)
+        assert not node._awaited
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            async with anyio.create_task_group() as others:
+                others.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                others.cancel_scope.cancel()
+            assert values == []
+            await node.publish("key", "value")
+        assert values == ["value"]
+        assert not node._awaited
+
+
+@pytest.mark.anyio
+async def test_a_key_may_be_awaited_in_another_spelling_of_its_bytes() -> None:
+    async with Gossip() as node:
+        values: list[str] = []
+
+        async def wait() -> None:
+            values.append(await node.wait_for("\udcc3\udca9", timeout=TIMEOUT))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            await node.publish("é", "value")
+        assert values == ["value"]
+
+
 # Deliveries
 
 

@@ -140,7 +140,8 @@ class Gossip(Mapping[str, str]):
         self._borrowed: set[Endpoint] = set()
         """The remotes that only `_borrow` asked for."""
         self._streams: WeakSet[DeliveryStream] = WeakSet()
-        self._awaited: dict[str, anyio.Event] = {}
+        self._awaited: dict[str, set[anyio.Event]] = {}
+        """Of each key that somebody waits for, one for each who does."""
         self._tree = Section()
         self._file: SettingsFile | None = None
         self._file_came = anyio.Event()
@@ -279,8 +280,9 @@ class Gossip(Mapping[str, str]):
         for stream in self._streams:
             stream._end()
         awaited, self._awaited = self._awaited, {}
-        for event in awaited.values():
-            event.set()
+        for events in awaited.values():
+            for event in events:
+                event.set()
 
     @property
     def _opened(self) -> GossipDriver:
@@ -537,9 +539,21 @@ class Gossip(Mapping[str, str]):
         await anyio.lowlevel.checkpoint()
         with anyio.move_on_after(seconds):
             while (value := self._opened.core.tuples.get(raw)) is None:
-                await self._awaited.setdefault(key, anyio.Event()).wait()
+                await self._told_of(to_text(raw))
             return to_text(value)
         raise TimeoutError(f"no value of {key!r} within {seconds:g} s")
+
+    async def _told_of(self, key: str) -> None:
+        """Wait until a key is given a value, or the node is closed."""
+        event = anyio.Event()
+        events = self._awaited.setdefault(key, set())
+        events.add(event)
+        try:
+            await event.wait()
+        finally:
+            events.remove(event)
+            if not events and self._awaited.get(key) is events:
+                del self._awaited[key]
 
     def deliveries(self) -> Stream[Delivery]:
         """What changes from now on, after a `Delivery` for each tuple that is there, with `Change.NEW`.
@@ -560,8 +574,9 @@ class Gossip(Mapping[str, str]):
     def _tell(self, delivery: Delivery) -> None:
         for stream in self._streams:
             stream.offer([delivery])
-        if delivery.value is not None and (event := self._awaited.pop(delivery.key, None)) is not None:
-            event.set()
+        if delivery.value is not None:
+            for event in self._awaited.pop(delivery.key, ()):
+                event.set()
 
     def _lost(self, number: int) -> None:
         if self._driver is not None:
