@@ -298,6 +298,16 @@ async def test_a_node_is_a_mapping_of_what_it_holds() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_node_is_true_whatever_it_holds_and_whether_it_is_open() -> None:
+    node = Gossip()
+    assert bool(node)
+    async with node:
+        assert len(node) == 0
+        assert bool(node)
+    assert bool(node)
+
+
+@pytest.mark.anyio
 async def test_iterating_goes_over_what_was_there_at_the_beginning() -> None:
     async with Gossip() as node:
         for number in range(10):

@@ -196,6 +196,10 @@ class Gossip(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._opened.core.tuples)
 
+    def __bool__(self) -> bool:
+        """A node is true, also one that holds nothing, or is not open."""
+        return True
+
     # What a view of a mapping does, to get the value of each key when it comes to it, would fail for one that is gone.
 
     def keys(self) -> KeysView[str]:
