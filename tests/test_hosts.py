@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -178,3 +179,29 @@ def test_a_file_is_read_again_only_if_it_may_have_changed(file: Path, monkeypatc
     monkeypatch.setattr(hosts, "_stamp", lambda: (*stamp[:-1], stamp[-1] + 1))
     assert hosts.refresh()
     assert len(read) == 2
+
+
+def test_a_file_that_could_not_be_read_is_read_at_the_next_look(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = hosts_of(file, f"prices = {ONE}\n")
+    now = time.time_ns() + 10_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    file.write_text(f"# another one\nprices = {TWO}\n")
+    tried: list[Path] = []
+
+    def fail(path: Path) -> zpl.Section:
+        tried.append(path)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zpl, "load", fail)
+        with pytest.raises(InvalidHosts, match=os.strerror(errno.EMFILE).lower()):
+            hosts.refresh()
+        assert not hosts.refresh(), "it is told once"
+        assert len(tried) == 2
+        assert hosts.hosts == {"prices": Host((ONE,), ONE)}
+    assert hosts.refresh()
+    assert hosts.hosts == {"prices": Host((TWO,), TWO)}
+    with monkeypatch.context() as patch:
+        patch.setattr(zpl, "load", fail)
+        assert not hosts.refresh()
+    assert len(tried) == 2

@@ -13,7 +13,8 @@ Rule 1: a file counts as a whole or not at all. If it cannot be used any more, w
 
 Rule 2: what is wrong with it is raised once, not at each look.
 
-Rule 3: it is looked at without a thread. A look takes microseconds, and it is read only after a change.
+Rule 3: it is looked at without a thread. A look takes microseconds, and it is read only after a change, or when the
+system would not let it be read the last time.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class HostsFile:
         self._seen: _Stamp | None = _NEVER
         self._complaint = ""
         """What was wrong with it when it was looked at last."""
+        self._could_be_read = True
         self.refresh()
 
     def refresh(self) -> bool:
@@ -76,11 +78,14 @@ class HostsFile:
             InvalidHosts: If it has changed, and cannot be used any more.
         """
         was, self._seen = self._seen, self._stamp()
-        if self._seen == was and not _is_fresh(was):
+        if self._seen == was and self._could_be_read and not _is_fresh(was):
             return False
+        self._could_be_read = True
         try:
             hosts = self._read()
         except InvalidHosts as error:
+            # For want of descriptors, say, which may come without a change of the file.
+            self._could_be_read = not isinstance(error.__cause__, OSError)
             if self._seen == was and error.reason == self._complaint:
                 return False
             self._complaint = error.reason
