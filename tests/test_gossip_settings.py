@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import time
 from pathlib import Path
 
 import anyio
@@ -11,8 +13,8 @@ import pytest
 import zmq
 
 from rawgossip import ANYWHERE, TIMEOUT, eventually
-from zdisco import BindError, Gossip, GossipConfig, InvalidEndpoint, ZPLError, zpl
-from zdisco._gossip_settings import Published, Settings, understood
+from zdisco import BindError, Gossip, GossipConfig, InvalidEndpoint, ZPLError, _gossip_settings, zpl
+from zdisco._gossip_settings import Published, Settings, SettingsFile, understood
 
 QUICK = GossipConfig(reload_interval=0.01)
 
@@ -192,6 +194,67 @@ async def test_a_server_key_in_a_file_is_of_no_use_to_a_node_without_keys(
     async with Gossip() as node:
         with pytest.raises(ValueError, match="without the public_key and secret_key"):
             await node.load(path)
+
+
+LATE = 1_000_000_000_000_000_000
+"""A time of a file, in nanoseconds."""
+
+
+def write(path: Path, text: str) -> None:
+    """As if all was written in the same moment."""
+    path.write_text(text)
+    os.utime(path, ns=(LATE, LATE))
+
+
+def test_a_change_is_seen_though_the_file_seems_to_be_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = LATE
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    path = tmp_path / "gossip.zpl"
+    file = SettingsFile(path)
+    write(path, "zgossip\n    echo = 1\n    mine = x\n")
+    assert file.read()[1].echoes == ("1",)
+    assert file.refresh() is None
+    write(path, "zgossip\n    echo = 2\n    mine = x\n")
+    found = file.refresh()
+    assert found is not None
+    assert found[1].echoes == ("2",)
+    found[0].put("server/verbose", "1")
+    assert file.refresh() is None, "what became of it does not count"
+    assert caplog.text.count("zgossip/mine, which means nothing here") == 2
+    for text in ("zgossip\n  echo = 3\n     mine = x\n", "zgossip\n    bind = 3\n    mine = x\n"):
+        write(path, text)
+        with pytest.raises(ValueError, match=r":2:3: |has no endpoint"):
+            file.refresh()
+        assert file.refresh() is None, "it is told once"
+    # Later nobody can have written it in that moment.
+    now = LATE + 10_000_000_000
+    write(path, "zgossip\n    echo = 4\n    mine = x\n")
+    assert file.refresh() is None
+
+
+@pytest.mark.anyio
+async def test_a_file_that_could_not_be_read_is_read_at_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, new = tmp_path / "gossip.zpl", tmp_path / "new"
+    path.write_text("")
+    tried: list[str] = []
+
+    def fail(path: str) -> zpl.Section:
+        tried.append(path)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with Gossip(config=QUICK) as node:
+        await node.load(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(_gossip_settings, "load", fail)
+            write(new, "zgossip\n    publish\n        key = key\n        value = value\n")
+            new.replace(path)
+            await eventually(lambda: len(tried) == 3)
+        assert await node.wait_for("key", timeout=TIMEOUT) == "value"
+    assert caplog.text.count("cannot be used") == 1
 
 
 @pytest.mark.anyio

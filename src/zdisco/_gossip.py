@@ -700,13 +700,15 @@ class Gossip(Mapping[str, str]):
             await self._file_came.wait()
             await anyio.sleep(self._config.reload_interval)
             file = self._file
-            if file is not None and file.has_changed():
-                try:
-                    self._apply(*file.read())
-                except (OSError, ValueError, ZdiscoError) as error:
-                    logger.error("the configuration of a gossip node cannot be used: %s", error)
-                else:
-                    logger.info("the configuration of a gossip node was loaded again from %s", file.path)
+            assert file is not None
+            try:
+                if (found := file.refresh()) is None:
+                    continue
+                self._apply(*found)
+            except (OSError, ValueError, ZdiscoError) as error:
+                logger.error("the configuration of a gossip node cannot be used: %s", error)
+            else:
+                logger.info("the configuration of a gossip node was loaded again from %s", file.path)
 
 
 def _several(name: str, endpoints: object) -> tuple[str, ...]:

@@ -32,8 +32,10 @@ from typing import TypeAlias
 from attrs import frozen
 
 from ._arguments import gossip_address, gossip_endpoint, gossip_key, gossip_value, ttl_seconds
+from ._core.errors import ZPLError
 from ._core.model import Endpoint
-from .zpl import Section, load
+from ._hosts import is_fresh
+from .zpl import Section, dumps, load
 
 logger = logging.getLogger("zdisco")
 
@@ -155,6 +157,11 @@ class SettingsFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(os.fspath(path))
         self._seen: _Signature | None = None
+        self._text = ""
+        """What it said last, whatever has become of that since."""
+        self._complaint = ""
+        """Why nothing could be read when it was looked at last."""
+        self._could_be_read = True
 
     def read(self) -> tuple[Section, Settings]:
         """Read it.
@@ -167,17 +174,39 @@ class SettingsFile:
         # Before: what is written from now on is a change.
         self._seen = self._signature()
         tree = load(self.path)
+        self._text = dumps(tree)
         return tree, understood(tree)
 
-    def has_changed(self) -> bool:
-        """Whether it is there, and another one than the last time that this was asked, or that it was read."""
-        now = self._signature()
-        was, self._seen = self._seen, now
-        return now is not None and now != was
+    def refresh(self) -> tuple[Section, Settings] | None:
+        """Read it if it has changed since it was read, or looked at, last; `None` if not, or if it is not there.
+
+        Raises:
+            OSError: If it cannot be read; it is read again at the next look, and this is not raised again.
+            ZPLError: If it is not ZPL.
+            ValueError: If a value makes no sense where it stands.
+        """
+        was, self._seen = self._seen, self._signature()
+        is_same = self._seen == was
+        if self._seen is None or (is_same and self._could_be_read and not is_fresh(was)):
+            return None
+        try:
+            tree = load(self.path)
+        except (OSError, ZPLError) as error:
+            self._could_be_read = not isinstance(error, OSError)
+            if is_same and str(error) == self._complaint:
+                return None
+            self._complaint = str(error)
+            raise
+        self._could_be_read, self._complaint = True, ""
+        text = dumps(tree)
+        if is_same and text == self._text:
+            return None
+        self._text = text
+        return tree, understood(tree)
 
     def _signature(self) -> _Signature | None:
         try:
             status = os.stat(self.path)
         except OSError:
             return None
-        return (status.st_mtime_ns, status.st_size, status.st_ino)
+        return status.st_ino, status.st_size, status.st_mtime_ns

@@ -78,7 +78,7 @@ class HostsFile:
             InvalidHosts: If it has changed, and cannot be used any more.
         """
         was, self._seen = self._seen, self._stamp()
-        if self._seen == was and self._could_be_read and not _is_fresh(was):
+        if self._seen == was and self._could_be_read and not is_fresh(was):
             return False
         self._could_be_read = True
         try:
@@ -118,8 +118,8 @@ class HostsFile:
             raise InvalidHosts(str(self.path), str(error)) from error
 
 
-def _is_fresh(stamp: _Stamp | None) -> bool:
-    """Whether the file may have been written again since without another time of its own."""
+def is_fresh(stamp: tuple[int, ...] | None) -> bool:
+    """Whether a file, of which this ends with the time, may have been written again since without another time."""
     return stamp is not None and time.time_ns() - stamp[-1] < _FRESH
 
 
