@@ -200,6 +200,10 @@ class Gossip(Mapping[str, str]):
         """A node is true, also one that holds nothing, or is not open."""
         return True
 
+    # Two nodes are two, whatever they hold, so that they may stand in sets and be taken out of lists.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     # What a view of a mapping does, to get the value of each key when it comes to it, would fail for one that is gone.
 
     def keys(self) -> KeysView[str]:
