@@ -307,6 +307,7 @@ async def test_a_node_is_true_whatever_it_holds_and_whether_it_is_open() -> None
     assert bool(node)
 
 
+@pytest.mark.anyio
 async def test_two_nodes_that_hold_the_same_are_two() -> None:
     async with Gossip() as one, Gossip() as two:
         assert dict(one) == dict(two) == {}
