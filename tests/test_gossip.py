@@ -308,17 +308,6 @@ async def test_a_node_is_true_whatever_it_holds_and_whether_it_is_open() -> None
 
 
 @pytest.mark.anyio
-async def test_two_nodes_that_hold_the_same_are_two() -> None:
-    async with Gossip() as one, Gossip() as two:
-        assert dict(one) == dict(two) == {}
-        assert one != two
-        assert len({one, two, one}) == 2
-        nodes = [one, two]
-        nodes.remove(two)
-        assert nodes[0] is one
-
-
-@pytest.mark.anyio
 async def test_iterating_goes_over_what_was_there_at_the_beginning() -> None:
     async with Gossip() as node:
         for number in range(10):

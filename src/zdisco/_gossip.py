@@ -200,12 +200,6 @@ class Gossip(Mapping[str, str]):
         """A node is true, also one that holds nothing, or is not open."""
         return True
 
-    def __eq__(self, other: object) -> bool:
-        """Two nodes are two, whatever they hold; any other mapping may be equal."""
-        return self is other if isinstance(other, Gossip) else super().__eq__(other)
-
-    __hash__ = object.__hash__
-
     # What a view of a mapping does, to get the value of each key when it comes to it, would fail for one that is gone.
 
     def keys(self) -> KeysView[str]:
