@@ -255,9 +255,43 @@ def test_who_asks_for_everything_a_hundred_times_in_one_step_gets_it_a_few_times
     shell.hear(CLIENT, *[Ping(trailer)] * 100)
     assert shell.sent_bytes - once <= 12 * once
     assert shell.drops[Drop.UNEXPECTED_GOSSIP] > 80
-    # Others are not held up by that, nor is it in the next step.
+    # Others are not held up by that, nor is it later.
     assert shell.hear(OTHER_CLIENT, Ping(Greeting(UUID(int=7), 0, 0)), Ping(trailer))
+    shell.wait(shell.config.digest_interval)
     assert shell.hear(CLIENT, Ping(trailer))
+
+
+@pytest.mark.parametrize("trailer", [Summary(ALL, ()), Wants((b"0", b"1", b"2", b"3"))])
+@pytest.mark.parametrize("seconds", [0.0, 0.001])
+@pytest.mark.parametrize("link", [CLIENT, 1])
+def test_who_asks_for_a_few_large_values_again_and_again_gets_them_a_few_times(
+    link: Link, seconds: float, trailer: Trailer
+) -> None:
+    # 35 bytes ask for a MiB, which waits here as long as they do not read it.
+    shell = stocked(4, value=b"v" * (1 << 18))
+    shell.befriend(link)
+    shell.sent_bytes = 0
+    for _ in range(64):
+        shell.hear(link, *[carried(link, trailer)] * 8)
+        shell.wait(seconds)
+    assert 4 << 18 < shell.sent_bytes < 6 << 20
+    assert shell.drops[Drop.UNEXPECTED_GOSSIP] > 500
+    shell.wait(shell.config.digest_interval)
+    shell.befriend(link)
+    assert len(entries_in(shell.hear(link, carried(link, trailer)))) == 4
+
+
+def test_all_large_values_are_told_at_once_to_who_has_none_of_them() -> None:
+    shell = stocked(40, value=b"v" * (1 << 20))
+    wants = (Ping(Wants((b"%d" % number,))) for number in range(40))
+    assert len(entries_in(shell.hear(CLIENT, *wants))) == 40
+    assert not shell.drops
+
+
+@pytest.mark.parametrize("trailer", [Sums((0,) * BUCKETS), Summary(ALL, ()), Wants((b"0", b"1"))])
+def test_who_has_not_greeted_us_is_told_to_do_so_and_nothing_else(trailer: Trailer) -> None:
+    shell = stocked(2)
+    assert shell.hear(OTHER_CLIENT, Ping(trailer)) == [Invalid()]
 
 
 def test_all_of_a_large_store_is_told_in_one_step_to_who_has_nothing() -> None:

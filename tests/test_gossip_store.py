@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from zdisco._core.gossip import store as module
-from zdisco._core.gossip.frames import BUCKETS, COUNTER_LIMIT, LONGEST_LIFE, Entry, Renewal, Version, digest_of
+from zdisco._core.gossip.frames import (
+    BUCKETS,
+    COUNTER_LIMIT,
+    LONGEST_LIFE,
+    Entry,
+    Pong,
+    Renewal,
+    Tuples,
+    Version,
+    digest_of,
+    encode,
+)
 from zdisco._core.gossip.store import Fate, Put, Store, bucket_of, to_milliseconds
 
 OURS, THEIRS = bytes(15) + b"\1", bytes(15) + b"\2"
@@ -491,6 +502,9 @@ class AgainstAModel(RuleBasedStateMachine):
         assert list(self.store.live.items()) == [(key, self.live[key]) for key in self.order]
         assert len(self.store) == len(self.model)
         assert self.store.tombstones == len(self.model) - len(self.live)
+        least = sum(len(key) + len(kept.value or b"") for key, kept in self.model.items())
+        told = encode(Pong(Tuples(tuple(self.store.entries(self.model, self.now)))))
+        assert max(least, len(told) - 8) <= self.store.size <= least + 80 * len(self.model)
         assert self.store.next == min((one.ends for one in self.model.values() if one.ends is not None), default=inf)
         for key in KEYS:
             kept = self.model.get(key)

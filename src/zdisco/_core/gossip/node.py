@@ -31,6 +31,7 @@ from ..errors import MalformedMessage
 from ..timers import Timers
 from .classics import Adopt, Advice, Classics, Passed, Say
 from .frames import (
+    VALUE_LIMIT,
     Entry,
     GossipMessage,
     Greeting,
@@ -66,6 +67,10 @@ _LOOKS = 3
 """So many times in one input one other may make us look at all that we hold ..."""
 _MORE_LOOKS = 10_000
 """... and at so many keys more."""
+_TELLS = 3
+"""So many times in one ``digest_interval`` one other may ask for all that we hold ..."""
+_MORE_BYTES = VALUE_LIMIT
+"""... and for so many bytes more. What it does not read waits in our memory."""
 
 
 @frozen
@@ -120,8 +125,11 @@ class _Turn:
         self.looks: Counter[Link] = Counter()
         """At how many keys we looked for whom."""
 
-    def send(self, link: Link, message: GossipMessage) -> None:
-        self.outcomes.append(SendGossip(link, encode(message)))
+    def send(self, link: Link, message: GossipMessage) -> int:
+        """Returns how many bytes that takes."""
+        frame = encode(message)
+        self.outcomes.append(SendGossip(link, frame))
+        return len(frame)
 
     def drop(self, drop: Drop, detail: str = "") -> None:
         self.outcomes.append(Dropped(drop, detail))
@@ -238,7 +246,7 @@ class Node:
         """A connection to a remote of that number is there, a new one if there was one before."""
         turn = _Turn(now)
         talk = self._talks.setdefault(link, Talk(link))
-        talk.heard, talk.unanswered, talk.pings, talk.compared, talk.sum = now, 0, 0, None, None
+        talk.heard, talk.unanswered, talk.pings, talk.compared, talk.sum, talk.told = now, 0, 0, None, None, 0
         self._signal(turn, talk, RemoteSignal.UP)
         self._greet(turn, talk)
         return self._finish(turn)
@@ -421,7 +429,9 @@ class Node:
             case Ping(trailer) if trailer is not None:
                 if talk.state is TalkState.AWAY:
                     turn.send(link, Invalid())
-                self._carried(turn, talk, trailer)
+                # What it asks it asks again when it has greeted us.
+                if talk.state is not TalkState.AWAY or isinstance(trailer, Tuples):
+                    self._carried(turn, talk, trailer)
             case Publish():
                 # A real node would throw it away and say INVALID. To that CZMQ's answers HELLO alone, and we
                 # should no longer know what it holds; what it says is worth having.
@@ -471,27 +481,35 @@ class Node:
                 for entry in entries:
                     self._told(turn, entry, link)
                 for wants in want_batches(turn.wanted.pop(link, ())):
-                    self._carry(turn, link, wants)
-            case Sums() | Summary() | Wants() if turn.looks[link] > _LOOKS * len(self._store) + _MORE_LOOKS:
+                    self._carry(turn, talk, wants)
+            case Sums() | Summary() | Wants() if self._asks_too_much(turn, talk):
                 turn.drop(Drop.UNEXPECTED_GOSSIP, "asks for more than there is")
             case Sums(sums):
                 differing = [bucket for bucket, sum in enumerate(sums) if sum != self._store.sums[bucket]]
                 for summary in summaries(self._versions_in(turn, link, differing)):
-                    self._carry(turn, link, summary)
+                    self._carry(turn, talk, summary)
             case Summary():
-                self._answer(turn, link, trailer)
+                self._answer(turn, talk, trailer)
             case Wants(keys):
                 turn.looks[link] += len(keys)
-                self._tell(turn, link, dict.fromkeys(keys))
+                self._tell(turn, talk, dict.fromkeys(keys))
             case Greeting():
                 turn.drop(Drop.UNEXPECTED_GOSSIP, "a greeting where none stands")
 
-    def _carry(self, turn: _Turn, link: Link, trailer: Trailer) -> None:
-        turn.send(link, Ping(trailer) if isinstance(link, int) else Pong(trailer))
+    def _asks_too_much(self, turn: _Turn, talk: Talk) -> bool:
+        if turn.now - talk.counted >= self._config.digest_interval:
+            talk.counted, talk.told = turn.now, 0
+        return (
+            turn.looks[talk.link] > _LOOKS * len(self._store) + _MORE_LOOKS
+            or talk.told > _TELLS * self._store.size + _MORE_BYTES
+        )
 
-    def _tell(self, turn: _Turn, link: Link, keys: Iterable[bytes]) -> None:
+    def _carry(self, turn: _Turn, talk: Talk, trailer: Trailer) -> None:
+        talk.told += turn.send(talk.link, Ping(trailer) if isinstance(talk.link, int) else Pong(trailer))
+
+    def _tell(self, turn: _Turn, talk: Talk, keys: Iterable[bytes]) -> None:
         for tuples in batches(self._store.entries(keys, turn.now)):
-            self._carry(turn, link, tuples)
+            self._carry(turn, talk, tuples)
 
     def _versions_in(
         self, turn: _Turn, link: Link, buckets: Iterable[int]
@@ -505,24 +523,24 @@ class Node:
 
     def _compare(self, turn: _Turn, talk: Talk) -> None:
         talk.compared = turn.now
-        self._carry(turn, talk.link, Sums(tuple(self._store.sums)))
+        self._carry(turn, talk, Sums(tuple(self._store.sums)))
 
-    def _answer(self, turn: _Turn, link: Link, summary: Summary) -> None:
+    def _answer(self, turn: _Turn, talk: Talk, summary: Summary) -> None:
         """Send what the other one lacks, and ask for what we lack."""
         theirs = dict(summary.versions)
         lacking: list[bytes] = []
-        for versions in self._versions_in(turn, link, summary.buckets).values():
+        for versions in self._versions_in(turn, talk.link, summary.buckets).values():
             for key, version in versions:
                 if summary.covers(key) and (key not in theirs or theirs[key] < version):
                     lacking.append(key)
-        self._tell(turn, link, lacking)
+        self._tell(turn, talk, lacking)
         wanted = []
         for key, version in theirs.items():
             ours = self._store.version(key)
             if ours is None or ours < version:
                 wanted.append(key)
         for wants in want_batches(wanted):
-            self._carry(turn, link, wants)
+            self._carry(turn, talk, wants)
 
     # The store
 

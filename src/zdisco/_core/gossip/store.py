@@ -82,6 +82,8 @@ class Store:
     sums: list[int] = field(init=False, factory=lambda: [0] * BUCKETS)
     """What each part adds up to."""
     tombstones: int = field(init=False, default=0)
+    size: int = field(init=False, default=0)
+    """About how many bytes it takes to tell all of it."""
     _rows: dict[bytes, _Row] = field(init=False, factory=dict)
     _parts: list[dict[bytes, _Row]] = field(init=False, factory=lambda: [{} for _ in range(BUCKETS)])
     """The same, by the part to which they belong."""
@@ -224,6 +226,7 @@ class Store:
         row = _Row(version, value, ends, bucket_of(key), _sum(key, version), former)
         self._rows[key] = self._parts[row.bucket][key] = row
         self.sums[row.bucket] ^= row.sum
+        self.size += _size(key, value)
         if ends is not None:
             self._timers.arm(key, ends)
         if value is not None:
@@ -238,6 +241,7 @@ class Store:
             return
         del self._parts[row.bucket][key]
         self.sums[row.bucket] ^= row.sum
+        self.size -= _size(key, row.value)
         self._timers.cancel(key)
         if row.value is None:
             self.tombstones -= 1
@@ -257,6 +261,10 @@ def to_milliseconds(life: float | None) -> int:
 
 def _merged(later: tuple[int, ...], earlier: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(later + earlier))[:FORMER_LIMIT]
+
+
+def _size(key: bytes, value: bytes | None) -> int:
+    return len(key) + len(value or b"") + 8 * FORMER_LIMIT + 40
 
 
 def _sum(key: bytes, version: Version) -> int:

@@ -135,6 +135,10 @@ class Talk:
     """What its store added up to when it said that last."""
     compared: float | None = None
     """When our store was last compared with its own."""
+    told: int = 0
+    """Bytes that it was told because it had asked ..."""
+    counted: float = 0.0
+    """... since then."""
 
     def signal(self, signal: RemoteSignal | ClientSignal) -> None:
         """Take one row of the table."""
