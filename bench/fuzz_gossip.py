@@ -123,7 +123,7 @@ class Target:
     """Whether nobody has room at the moment."""
 
     def __attrs_post_init__(self) -> None:
-        self.node = Node(ID, CONFIG, 1_700_000_000.0)
+        self.node = Node(ID, CONFIG, lambda: 1_700_000_000.0 + self.now)
         for number in range(self.tuples):
             ttl = (None, 2.0)[number % 2]
             self.feed(self.node.publish(b"%d" % number, b"v", ttl, self.now))

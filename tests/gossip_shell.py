@@ -52,6 +52,8 @@ class Shell:
     id: UUID = OURS
     node: Node = field(init=False)
     now: float = 0.0
+    epoch: float = EPOCH
+    """Its wall clock at that time 0; may be set."""
     sent: list[tuple[Link, GossipMessage]] = field(factory=list)
     """What was sent and not taken yet."""
     sent_frames: int = 0
@@ -66,7 +68,7 @@ class Shell:
     """Clients whose connection has ended."""
 
     def __attrs_post_init__(self) -> None:
-        self.node = Node(self.id, self.config, EPOCH)
+        self.node = Node(self.id, self.config, lambda: self.epoch + self.now)
 
     def feed(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:

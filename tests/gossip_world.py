@@ -429,6 +429,8 @@ class Ours(Member):
     """What who reads the deliveries knows."""
     drops: Counter[Drop] = field(init=False, factory=Counter)
     reconnects: int = field(init=False, default=0)
+    skew: float = field(init=False, default=0.0)
+    """Seconds by which its wall clock is wrong, which may be set at any time."""
     _offset: float = field(init=False, default=0.0)
     _due_at: float = field(init=False, default=inf)
 
@@ -439,9 +441,9 @@ class Ours(Member):
         random = self.world.random
         # Each process has a clock of its own, which begins anywhere, and may be wrong.
         self._offset = random.uniform(0, 10_000)
-        skew = random.uniform(-self.world.skew, self.world.skew)
+        self.skew = random.uniform(-self.world.skew, self.world.skew)
         id = UUID(int=random.getrandbits(128), version=4)
-        self.node = Node(id, self.world.config, WALL + skew - self._offset)
+        self.node = Node(id, self.world.config, lambda: WALL + self.skew + self.world.now)
         self.view = {}
         self._due_at = inf
 

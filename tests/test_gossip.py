@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -336,6 +337,24 @@ async def test_the_largest_tuple_goes_through() -> None:
         key, value = "k" * 255, "v" * (1 << 20)
         await client.publish(key, value)
         assert await server.wait_for(key, timeout=TIMEOUT) == value
+
+
+@pytest.mark.anyio
+async def test_what_is_published_last_wins_though_the_clock_was_wrong_when_its_node_was_entered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = time.time
+    wrong = -3_600.0
+    monkeypatch.setattr(time, "time", lambda: real() + wrong)
+    async with Gossip(ANYWHERE) as one:
+        wrong = 0.0
+        async with Gossip(ANYWHERE) as other:
+            await other.publish("key", "earlier")
+            await anyio.sleep(0.01)
+            await one.publish("key", "later")
+            await one.connect(other.endpoints[0])
+            await one.settle(TIMEOUT)
+            assert one["key"] == other["key"] == "later"
 
 
 @pytest.mark.anyio

@@ -81,7 +81,7 @@ class Channel(GossipChannel):
 @asynccontextmanager
 async def driven() -> AsyncIterator[tuple[GossipDriver, Channel, list[Delivery]]]:
     channel, told = Channel(), list[Delivery]()
-    driver = GossipDriver(Node(UUID(int=1), CONFIG, 1_000_000.0), channel, told.append)
+    driver = GossipDriver(Node(UUID(int=1), CONFIG, lambda: 1_000_000.0), channel, told.append)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(driver.run)
         await anyio.wait_all_tasks_blocked()
@@ -159,6 +159,6 @@ async def test_a_remote_that_answers_nothing_is_connected_anew() -> None:
 
 async def test_it_ends_with_its_channel() -> None:
     channel = Channel()
-    driver = GossipDriver(Node(UUID(int=1), CONFIG, 0.0), channel, lambda _: None)
+    driver = GossipDriver(Node(UUID(int=1), CONFIG, lambda: 0.0), channel, lambda _: None)
     channel.close()
     await driver.run()

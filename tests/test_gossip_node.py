@@ -11,7 +11,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossip_shell import LATER, OTHER, OURS, Net, Shell, carried, entries_in, tuples
+from gossip_shell import EPOCH, LATER, OTHER, OURS, Net, Shell, carried, entries_in, tuples
 from zdisco._core.actions import Drop
 from zdisco._core.config import GossipConfig
 from zdisco._core.gossip.frames import (
@@ -104,6 +104,24 @@ def test_a_tuple_that_is_not_to_be_refreshed_expires_once() -> None:
     shell.wait(1.0)
     assert shell.deliveries == [Delivery("k", "v", Change.NEW), Delivery("k", None, Change.EXPIRED)]
     assert shell.node.status.tombstones == 1
+
+
+@pytest.mark.parametrize("wrong", [-1e9, -3_600.0, 0.0, 3_600.0])
+def test_a_tuple_is_as_old_as_the_wall_clock_says_when_it_is_written(wrong: float) -> None:
+    shell = Shell(epoch=EPOCH + wrong)
+    # Somebody sets the clock right, or the machine slept.
+    shell.epoch = EPOCH
+    shell.befriend(CLIENT)
+    shell.wait(0.5)
+    shell.publish(b"k", b"v")
+    said = shell.said(CLIENT)
+    shell.unpublish(b"k")
+    shell.publish(b"l", b"v", ttl=3.0)
+    shell.wait(1.0)
+    shell.leave()
+    said += shell.said(CLIENT)
+    counters = [entry.version.counter - 1000 * int(EPOCH) for entry in entries_in(said)]
+    assert counters == [500, 501, 500, 1_500, 1_501]
 
 
 @pytest.mark.parametrize("value", [b"v", b"w"])

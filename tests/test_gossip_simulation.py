@@ -297,8 +297,17 @@ class Chaos:
         while self.world.now < end:
             self.world.run(2.0 * self.random.random() ** 3)
             does = self.random.choices(
-                [self._write, self._delete, self._stall, self._die, self._part, self._hold, self._partition],
-                [45, 15, 8, 16, 6, 4, 3],
+                [
+                    self._write,
+                    self._delete,
+                    self._stall,
+                    self._die,
+                    self._part,
+                    self._hold,
+                    self._partition,
+                    self._set_clock,
+                ],
+                [45, 15, 8, 16, 6, 4, 3, 3],
             )
             does[0]()
 
@@ -350,6 +359,11 @@ class Chaos:
         self.world.partition(
             [one, [member for member in self.members if member not in one]], self.random.choice([1, 10])
         )
+
+    def _set_clock(self) -> None:
+        member = self._one()
+        if isinstance(member, Ours):
+            member.skew = self.random.uniform(-self.world.skew, self.world.skew)
 
 
 def assert_it_settles(chaos: Chaos) -> None:

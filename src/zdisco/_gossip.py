@@ -234,7 +234,7 @@ class Gossip(Mapping[str, str]):
     async def _open(self) -> None:
         await anyio.lowlevel.checkpoint()
         self._channel = ZmqGossipChannel(self._config, self._security)
-        core = Node(self._id, self._config, time.time() - current_time())
+        core = Node(self._id, self._config, time.time)
         self._driver = driver = GossipDriver(core, self._channel, self._tell)
         driver.is_verbose = self._tree.get(VERBOSE) == "1"
         self._drops = driver.drops

@@ -17,7 +17,7 @@ then versions of the parts that differ, then only the tuples that one of them la
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import chain
 from typing import TypeAlias
@@ -141,13 +141,14 @@ class Node:
     Args:
         id: Of this node; in each version that it writes.
         config: Its intervals, timeouts and bounds.
-        epoch: Wall-clock seconds at ``now`` 0.
+        wall: The wall clock, in seconds. It is asked whenever something is written: it may be set meanwhile, and goes
+            on while the machine sleeps, and ``now`` stands still.
     """
 
-    def __init__(self, id: UUID, config: GossipConfig, epoch: float) -> None:
+    def __init__(self, id: UUID, config: GossipConfig, wall: Callable[[], float]) -> None:
         self.id = id
         self._config = config
-        self._epoch = epoch
+        self._clock = wall
         self._store = Store(id.bytes, config.max_tuples, config.max_tombstones, config.tombstone_time)
         self._classics = Classics(config, self._store)
         self._talks: dict[Link, Talk] = {}
@@ -210,7 +211,7 @@ class Node:
         if ttl is None and self._store.live.get(key) == value and not self._store.expires(key):
             return turn.outcomes
         if ttl is None or not refresh:
-            self._put(turn, self._store.written(key, value, self._wall(now), ttl), None)
+            self._put(turn, self._store.written(key, value, self._wall(), ttl), None)
         else:
             self._write_own(turn, key, value, ttl)
         return self._finish(turn)
@@ -231,14 +232,14 @@ class Node:
     def _unpublish(self, turn: _Turn, key: bytes) -> None:
         self._disown(key)
         if key in self._store.live:
-            self._put(turn, self._store.written(key, None, self._wall(turn.now), self._config.tombstone_time), None)
+            self._put(turn, self._store.written(key, None, self._wall(), self._config.tombstone_time), None)
 
     def _disown(self, key: bytes) -> None:
         if self._own.pop(key, None) is not None:
             self._timers.cancel((_Due.REFRESH, key))
 
-    def _wall(self, now: float) -> int:
-        return int((self._epoch + now) * 1000)
+    def _wall(self) -> int:
+        return int(self._clock() * 1000)
 
     # What the sockets tell
 
@@ -556,7 +557,7 @@ class Node:
         return key in self._store.live and self._store.version(key) == self._own[key].version
 
     def _write_own(self, turn: _Turn, key: bytes, value: bytes, ttl: float) -> None:
-        entry = self._store.written(key, value, self._wall(turn.now), ttl)
+        entry = self._store.written(key, value, self._wall(), ttl)
         self._own[key] = _Own(ttl, entry.version)
         self._timers.arm((_Due.REFRESH, key), turn.now + ttl / _REFRESHES)
         self._put(turn, entry, None)
