@@ -40,8 +40,8 @@ OURS = UUID(int=0xA0)
 """Id of the node that is tested."""
 OTHER = UUID(int=0xB0)
 """Id of another one of our kind."""
-LATER = Version(2**50, OTHER.bytes)
-"""Later than anything that is written in this millennium."""
+LATER = Version(2**42, OTHER.bytes)
+"""Later than anything that is written in this century."""
 
 
 @define(eq=False)

@@ -164,6 +164,7 @@ class Drop(Enum):
     SEND_QUEUE_FULL = "discovery message for a proxy whose queue is full"
     MALFORMED_GOSSIP = "malformed message of the gossip protocol"
     UNEXPECTED_GOSSIP = "message of the gossip protocol that has no sense there"
+    FUTURE_GOSSIP = "tuple of a gossip node whose version is centuries ahead of our clock"
     GOSSIP_QUEUE_FULL = "message for a gossip node whose queue is full"
     DAMPED = "change of a key that real gossip nodes change too often"
     DELIVERIES_FULL = "delivery for a stream whose reader is too slow"

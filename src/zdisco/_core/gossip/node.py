@@ -71,6 +71,9 @@ _TELLS = 3
 """So many times in one ``digest_interval`` one other may ask for all that we hold ..."""
 _MORE_BYTES = VALUE_LIMIT
 """... and for so many bytes more. What it does not read waits in our memory."""
+_AHEAD = 200 * 365 * 24 * 3_600 * 1_000
+"""Milliseconds by which a version may be ahead of our wall clock, which may never have been set. With the highest
+counter of all somebody could take a key for ever."""
 
 
 @frozen
@@ -538,7 +541,7 @@ class Node:
         wanted = []
         for key, version in theirs.items():
             ours = self._store.version(key)
-            if ours is None or ours < version:
+            if (ours is None or ours < version) and self._is_credible(turn, key, version):
                 wanted.append(key)
         for wants in want_batches(wanted):
             self._carry(turn, talk, wants)
@@ -562,7 +565,15 @@ class Node:
         self._timers.arm((_Due.REFRESH, key), turn.now + ttl / _REFRESHES)
         self._put(turn, entry, None)
 
+    def _is_credible(self, turn: _Turn, key: bytes, version: Version) -> bool:
+        if version.counter <= self._wall() + _AHEAD:
+            return True
+        turn.drop(Drop.FUTURE_GOSSIP, to_text(key))
+        return False
+
     def _told(self, turn: _Turn, entry: Entry | Renewal, origin: Link) -> None:
+        if not self._is_credible(turn, entry.key, entry.version):
+            return
         if isinstance(entry, Entry):
             self._put(turn, entry, origin)
         elif (renewed := self._store.renewed(entry)) is not None:
