@@ -172,6 +172,51 @@ def test_what_an_earlier_life_of_ours_wrote_is_not_ours(value: bytes | None) -> 
     assert shell.tuples == {b"k": b"v"}
 
 
+def test_a_tuple_of_ours_for_which_there_is_no_room_is_written_once_there_is() -> None:
+    shell = Shell(GossipConfig(max_tuples=1))
+    shell.befriend(CLIENT)
+    shell.publish(b"other", b"v")
+    shell.publish(b"mine", b"v", ttl=3.0)
+    shell.wait(2.5)
+    assert shell.tuples == {b"other": b"v"}
+    assert shell.drops == {Drop.TABLE_FULL: 3}
+    shell.unpublish(b"other")
+    shell.said(CLIENT)
+    shell.wait(1.0)
+    assert shell.tuples == {b"mine": b"v"}
+    shell.wait(10.0)
+    assert [entry.key for entry in entries_in(shell.said(CLIENT))] == [b"mine"] * 11
+    shell.leave()
+    assert shell.tuples == {}
+
+
+@pytest.mark.parametrize("value", [b"v", b"w", None])
+def test_what_another_node_wrote_since_there_was_no_room_for_ours_stays(value: bytes | None) -> None:
+    shell = Shell(GossipConfig(max_tuples=1, max_tombstones=1))
+    shell.befriend(CLIENT)
+    shell.publish(b"other", b"v")
+    shell.publish(b"mine", b"v", ttl=3.0)
+    shell.hear(CLIENT, Ping(tuples(Entry(b"mine", LATER, value))))
+    shell.unpublish(b"other")
+    shell.wait(10.0)
+    shell.leave()
+    assert shell.tuples == {}
+    assert not shell.node._own
+
+
+@pytest.mark.parametrize("again", [None, 3.0])
+def test_a_tuple_for_which_there_was_no_room_can_be_taken_back_and_published_anew(again: float | None) -> None:
+    shell = Shell(GossipConfig(max_tuples=1))
+    shell.publish(b"other", b"v")
+    shell.publish(b"mine", b"v", ttl=3.0)
+    shell.unpublish(b"mine")
+    shell.publish(b"late", b"v", ttl=3.0)
+    shell.publish(b"late", b"w", ttl=again)
+    shell.unpublish(b"other")
+    shell.wait(10.0)
+    assert shell.tuples == ({} if again is None else {b"late": b"w"})
+
+
 def test_leaving_takes_back_what_is_ours_and_nothing_else() -> None:
     shell = Shell()
     shell.befriend(CLIENT)

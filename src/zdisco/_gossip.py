@@ -450,7 +450,8 @@ class Gossip(Mapping[str, str]):
     async def publish(self, key: str, value: str, ttl: float | None = None, *, refresh: bool = True) -> None:
         """Give a key a value, here and at all nodes that can be reached, now or later.
 
-        Whoever published it before, this value takes its place.
+        Whoever published it before, this value takes its place. A key for which there is no room, see ``max_tuples``,
+        is counted in ``dropped``, and tried again whenever it would be refreshed.
 
         Args:
             key: Text of at most 255 bytes of UTF-8, without NUL.

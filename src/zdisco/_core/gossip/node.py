@@ -105,8 +105,10 @@ class _Due(Enum):
 
 @frozen
 class _Own:
-    """What we wrote last of a key: as long as that is what is kept of it, the key is ours."""
+    """What we wrote last of a key. Who writes it later takes it away from us."""
 
+    value: bytes
+    """If there was no room for it, it is not in the store; when it is refreshed there may be."""
     ttl: float
     version: Version
 
@@ -228,7 +230,7 @@ class Node:
     def leave(self, now: float) -> list[Outcome]:
         """Take back what we published with a time to live."""
         turn = _Turn(now)
-        for key in [key for key in self._own if self._is_own(key)]:
+        for key in list(self._own):
             self._unpublish(turn, key)
         return self._finish(turn)
 
@@ -313,7 +315,8 @@ class Node:
                     self._ping(turn, self._talks[subject])
                 case _Due.REFRESH:
                     assert isinstance(subject, bytes)
-                    self._refresh(turn, subject)
+                    own = self._own[subject]
+                    self._write_own(turn, subject, own.value, own.ttl)
                 case _Due.COMPARE:
                     if (talk := self._talks.get(subject)) is not None and talk.state is TalkState.OURS:
                         self._compare(turn, talk)
@@ -548,20 +551,9 @@ class Node:
 
     # The store
 
-    def _refresh(self, turn: _Turn, key: bytes) -> None:
-        """Make a tuple of ours live on, unless it was written since."""
-        if self._is_own(key):
-            self._write_own(turn, key, self._store.live[key], self._own[key].ttl)
-        else:
-            self._own.pop(key)
-
-    def _is_own(self, key: bytes) -> bool:
-        # Not by the owner alone: an earlier life of ours may have had our id.
-        return key in self._store.live and self._store.version(key) == self._own[key].version
-
     def _write_own(self, turn: _Turn, key: bytes, value: bytes, ttl: float) -> None:
         entry = self._store.written(key, value, self._wall(), ttl)
-        self._own[key] = _Own(ttl, entry.version)
+        self._own[key] = _Own(value, ttl, entry.version)
         self._timers.arm((_Due.REFRESH, key), turn.now + ttl / _REFRESHES)
         self._put(turn, entry, None)
 
@@ -584,6 +576,9 @@ class Node:
     def _put(self, turn: _Turn, entry: Entry, origin: Link | None) -> None:
         """Keep an entry if it is later than ours; then everybody else is told, too."""
         key = entry.key
+        # Not by the owner: an earlier life of ours may have had our id.
+        if (own := self._own.get(key)) is not None and own.version < entry.version:
+            self._disown(key)
         put = self._store.put(entry, turn.now)
         if put.fate is Fate.NO_ROOM:
             turn.drop(Drop.TABLE_FULL, "tuples")
