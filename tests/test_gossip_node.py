@@ -408,6 +408,26 @@ def test_a_new_configuration_is_used_from_then_on() -> None:
     assert shell.tuples == {b"0": b"c"}
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "ends"),
+    [(0.0, 1.0, 1.5), (1_000.0, 1.0, 1.5), (10.0, 5.0, 5.0), (1.0, 3.0, 3.0), (1.0, 0.0, inf)],
+)
+def test_clients_that_are_silent_already_are_forgotten_by_the_new_timeout(
+    before: float, after: float, ends: float
+) -> None:
+    shell = Shell(GossipConfig(client_timeout=before))
+    shell.welcome(CLIENT)
+    shell.befriend(OTHER_CLIENT)
+    shell.until(0.5)
+    if before != 1.0:
+        # It may have been silent for longer than that by now.
+        shell.until(1.5)
+    shell.node.tune(evolve(shell.config, client_timeout=after))
+    for at in (1.5, 2.9, 3.1, 4.9, 5.1, 20_000.0):
+        shell.until(max(at, shell.now))
+        assert shell.node.status.clients == (2 if at < ends else 1)
+
+
 # -- remotes: we are their client -----------------------------------------------------------------
 
 

@@ -204,6 +204,9 @@ class Node:
         self._store.max_tuples = config.max_tuples
         self._store.max_tombstones = config.max_tombstones
         self._store.tombstone_time = config.tombstone_time
+        for talk in self._talks.values():
+            if isinstance(talk.link, bytes):
+                self._time_silence(talk)
 
     # What the user does
 
@@ -321,8 +324,7 @@ class Node:
                     if (talk := self._talks.get(subject)) is not None and talk.state is TalkState.OURS:
                         self._compare(turn, talk)
                 case _Due.SILENCE:
-                    assert isinstance(subject, bytes)
-                    self._watch(turn, subject)
+                    self._lose(turn, self._talks[subject])
         for key, _ in self._store.expire(now):
             self._disown(key)
             turn.outcomes.append(Delivery(to_text(key), None, Change.EXPIRED))
@@ -454,22 +456,23 @@ class Node:
         if talk.state is TalkState.AWAY:
             self._lose(turn, talk)
             return
-        # One of ours greets us by itself.
-        if self._config.client_timeout and talk.state is TalkState.CLASSIC:
-            self._timers.arm((_Due.SILENCE, talk.link), turn.now + self._config.client_timeout)
+        self._time_silence(talk)
         clients = [link for link in self._talks if isinstance(link, bytes)] if self._is_crowded else []
         for link in clients[: max(0, len(clients) - self._config.max_clients)]:
             turn.drop(Drop.TABLE_FULL, "clients")
             self._lose(turn, self._talks[link])
 
+    def _time_silence(self, talk: Talk) -> None:
+        # One of ours greets us by itself.
+        if self._config.client_timeout and talk.state is TalkState.CLASSIC:
+            self._timers.arm((_Due.SILENCE, talk.link), talk.heard + self._config.client_timeout)
+        else:
+            self._timers.cancel((_Due.SILENCE, talk.link))
+
     @property
     def _is_crowded(self) -> bool:
         """Whether there may be more clients than are allowed; cheap to ask."""
         return len(self._talks) > self._config.max_clients
-
-    def _watch(self, turn: _Turn, link: bytes) -> None:
-        if (talk := self._talks.get(link)) is not None and talk.state is TalkState.CLASSIC:
-            self._lose(turn, talk)
 
     def _lose(self, turn: _Turn, talk: Talk) -> None:
         """Forget a client."""
