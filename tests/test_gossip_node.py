@@ -124,6 +124,40 @@ def test_a_tuple_is_as_old_as_the_wall_clock_says_when_it_is_written(wrong: floa
     assert counters == [500, 501, 500, 1_500, 1_501]
 
 
+def test_a_value_that_is_published_again_is_written_again_and_told_as_a_renewal() -> None:
+    shell = Shell()
+    shell.befriend(CLIENT)
+    shell.welcome(OTHER_CLIENT)
+    shell.publish(b"k", b"v")
+    shell.hear(OTHER_CLIENT, Publish(b"k", b"v"))
+    (first,) = entries_in(shell.said(CLIENT))
+    shell.said(OTHER_CLIENT)
+    shell.wait(1.0)
+    shell.publish(b"k", b"v")
+    (second,) = entries_in(shell.said(CLIENT))
+    assert second == Renewal(b"k", Version(first.version.counter + 1_000, OURS.bytes), digest_of(b"v"))
+    assert shell.deliveries == [Delivery("k", "v", Change.NEW)]
+    # That goes round once: real nodes are told nothing, and what they say again is no news.
+    shell.hear(OTHER_CLIENT, Publish(b"k", b"v"))
+    shell.wait(10.0)
+    assert not shell.said(OTHER_CLIENT)
+    assert not entries_in(shell.said(CLIENT))
+
+
+@pytest.mark.parametrize("ttl", [None, 60.0])
+def test_a_value_that_was_published_last_wins_though_its_node_held_it_already(ttl: float | None) -> None:
+    net = Net([Shell(id=UUID(int=number)) for number in (1, 2)])
+    one, other = net.shells
+    one.publish(b"k", b"v")
+    net.run(0.5)
+    other.publish(b"k", b"w")
+    net.run(0.5)
+    one.publish(b"k", b"v", ttl=ttl)
+    net.connect(0, 1)
+    net.run(1.0)
+    assert one.tuples == other.tuples == {b"k": b"v"}
+
+
 @pytest.mark.parametrize("value", [b"v", b"w"])
 def test_who_publishes_a_tuple_of_ours_for_ever_ends_its_refreshing(value: bytes) -> None:
     shell = Shell()

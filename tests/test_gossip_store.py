@@ -269,10 +269,8 @@ def test_a_value_lives_its_time_and_leaves_a_tombstone_that_is_no_difference() -
     sums = list(store.sums)
     assert store.next == 2.0
     assert store.expire(1.999) == []
-    assert store.expires(b"k")
     assert store.expire(2.5) == [(b"k", b"v")]
     assert (dict(store.live), store.tombstones, store.sums) == ({}, 1, sums)
-    assert not store.expires(b"k")
     # From its own end on, not from ours.
     assert store.next == 12.0
     told = list(store.entries([b"k"], 2.5))
@@ -286,7 +284,6 @@ def test_a_value_lives_its_time_and_leaves_a_tombstone_that_is_no_difference() -
 def test_what_lives_for_ever_does_not_expire() -> None:
     store = filled([Entry(b"k", Version(1, THEIRS), b"v")])
     assert store.next == inf
-    assert not store.expires(b"k")
     assert store.expire(1e9) == []
     assert list(store.entries([b"k"], 1e9)) == [Entry(b"k", Version(1, THEIRS), b"v")]
 

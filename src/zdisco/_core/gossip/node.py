@@ -216,8 +216,7 @@ class Node:
         """Set a key, for ever or for ``ttl`` seconds; with ``refresh`` these begin anew as long as we are there."""
         turn = _Turn(now)
         self._disown(key)
-        if ttl is None and self._store.live.get(key) == value and not self._store.expires(key):
-            return turn.outcomes
+        # Also what is there already: somebody whom we have not heard may have written another value since.
         if ttl is None or not refresh:
             self._put(turn, self._store.written(key, value, self._wall(), ttl), None)
         else:

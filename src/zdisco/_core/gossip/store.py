@@ -118,11 +118,6 @@ class Store:
         row = self._rows.get(key)
         return None if row is None else row.version
 
-    def expires(self, key: bytes) -> bool:
-        """Whether the key has a value that has a time to live."""
-        row = self._rows.get(key)
-        return row is not None and row.value is not None and row.ends is not None
-
     def written(self, key: bytes, value: bytes | None, wall: int, life: float | None) -> Entry:
         """What this node writes: later than what is kept of the key, see rule 2.
 
