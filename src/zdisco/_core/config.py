@@ -284,7 +284,7 @@ class GossipConfig:
     max_clients: int = field(default=4_096, validator=_is_count)
     """Nodes that may be connected to this one; more make it forget the one that has been silent longest."""
     max_tuples: int = field(default=100_000, validator=_is_count)
-    """Keys that have a value. What others publish beyond that is dropped, and counted."""
+    """Keys that have a value. What is published beyond that is dropped, and counted."""
     max_tombstones: int = field(default=10_000, validator=_is_count)
     """Keys that are remembered as deleted; beyond that the one that was deleted first is forgotten."""
     delivery_capacity: int = field(default=100_000, validator=_is_count)
