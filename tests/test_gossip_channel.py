@@ -227,10 +227,10 @@ async def test_a_full_queue_is_told(transport: str) -> None:
             link, _ = await side.heard.message()
             large = b"x" * FRAME_LIMIT
             sent = 0
-            while side.channel.send(link, large) is Sent.SENT:
+            while (fate := side.channel.send(link, large)) is Sent.SENT:
                 sent += 1
                 await anyio.lowlevel.checkpoint()
-            assert side.channel.send(link, large) is Sent.FULL
+            assert fate is Sent.FULL
             for _ in range(sent):
                 assert await client.receive() == [large]
             await eventually(lambda: side.channel.send(link, PONG) is Sent.SENT)
