@@ -225,6 +225,12 @@ class World:
         assert not self.deaths, self.deaths
         for node in self.nodes():
             assert node.view == dict(node.tuples), f"{node.name} delivered something else than it holds"
+            classics = node.node._classics
+            assert {(link, key) for link, keys in classics._awaited.items() for key in keys} == {
+                (link, key) for key, round in classics._rounds.items() for link in round.awaited
+            }
+            assert all(classics._told[key].link == link for link, keys in classics._tellers.items() for key in keys)
+            assert classics._held.keys() == classics._awaited.keys() == classics._tellers.keys()
 
     def count(self, receiver: Member, frame: bytes) -> None:
         kind = kind_of(frame)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import pairwise
+from typing import Any, NoReturn
 
 import pytest
 from attrs import define, field
@@ -116,6 +117,32 @@ def test_a_round_does_not_wait_for_one_that_is_gone() -> None:
     shell.feed(shell.node.unreachable(B, shell.now))
     shell.wait(0.01)
     assert publishes(shell.said(A)) == [Publish(b"k", b"2")]
+
+
+class Unlisted(dict[bytes, Any]):
+    """Nobody looks at all of it."""
+
+    def items(self) -> NoReturn:
+        raise AssertionError("each key is looked at")
+
+    __iter__ = keys = values = items
+
+
+def test_who_comes_and_goes_makes_us_look_at_no_keys_of_others() -> None:
+    shell = hub(A, B)
+    shell.publish(b"k", b"1")
+    for value in (b"2", b"3"):
+        shell.hear(A, Publish(b"told", value))
+    classics = shell.node._classics
+    assert (len(classics._rounds), len(classics._told)) == (1, 1)
+    classics._rounds, classics._told = Unlisted(classics._rounds), Unlisted(classics._told)
+    for link in (1, b"another"):
+        shell.welcome(link)
+        shell.hear(b"another", Hello())
+    shell.feed(shell.node.unreachable(b"another", shell.now))
+    shell.feed(shell.node.down(1, shell.now))
+    shell.hear(B, Hello())
+    assert [*shell.node._classics._rounds[b"k"].awaited] == [A]
 
 
 def test_each_key_has_rounds_of_its_own() -> None:

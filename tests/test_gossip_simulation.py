@@ -310,6 +310,7 @@ class Chaos:
                 [45, 15, 8, 16, 6, 4, 3, 3],
             )
             does[0]()
+            self.world.check()
 
     def calm(self) -> None:
         """Nothing fails any more."""

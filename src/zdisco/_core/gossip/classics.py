@@ -143,8 +143,12 @@ class Classics:
     _greeting: dict[Link, float | None] = field(init=False, factory=dict)
     """Those that speak first, and until when at most; ``None``: until `greeted`."""
     _rounds: dict[bytes, _Round] = field(init=False, factory=dict)
+    _awaited: dict[Link, dict[bytes, None]] = field(init=False, factory=dict)
+    """The keys of which the echo of each of them is awaited."""
     _told: dict[bytes, _Told] = field(init=False, factory=dict)
     """Changes that are taken soon."""
+    _tellers: dict[Link, dict[bytes, None]] = field(init=False, factory=dict)
+    """The keys of which each of them told that last, since it is there."""
     _timers: Timers[tuple[Wait, Link]] = field(init=False, factory=Timers)
     _damper: Damper = field(init=False)
 
@@ -184,6 +188,8 @@ class Classics:
     def rejoined(self, link: Link, now: float) -> None:
         """It will tell again what it holds. Echoes that are awaited may come before that."""
         self._held[link] = {}
+        self._awaited.setdefault(link, {})
+        self._tellers.setdefault(link, {})
         self._greeting[link] = None
         if isinstance(link, bytes):
             self._greeting[link] = now + _PATIENCE * self.config.settle_time
@@ -197,7 +203,7 @@ class Classics:
         self._timers.cancel((Wait.GREETING, link))
         advice: list[Advice] = []
         # What was said before the greeting has been sent back by now, or has got lost.
-        for key, value in [(key, round.awaited[link]) for key, round in self._rounds.items() if link in round.awaited]:
+        for key, value in [(key, self._rounds[key].awaited[link]) for key in self._awaited[link]]:
             self._settle(key, link, now)
             if value is not None:
                 advice += self._learned(link, key, value, now)
@@ -211,11 +217,13 @@ class Classics:
             return
         self._greeting.pop(link, None)
         self._timers.cancel((Wait.GREETING, link))
-        for key in [key for key, round in self._rounds.items() if link in round.awaited]:
+        for key in list(self._awaited[link]):
             self._settle(key, link, now)
+        del self._awaited[link]
         # Whether it came late cannot be seen any more, and nobody is known to hold it.
-        for key in [key for key, told in self._told.items() if told.link == link and self.store.was(key, told.value)]:
-            self._take_back(key, now)
+        for key in self._tellers.pop(link):
+            if self.store.was(key, self._told[key].value):
+                self._take_back(key, now)
 
     def told(self, link: Link, key: bytes, value: bytes, now: float) -> list[Advice]:
         """A real node says that this is a value."""
@@ -265,7 +273,9 @@ class Classics:
         if was_told is None and len(self._told) >= config.max_tuples:
             return [Passed(key, Drop.TABLE_FULL)]
         since = now if was_told is None else was_told.since
+        self._no_more_told(key)
         self._told[key] = _Told(value, link, since)
+        self._tellers[link][key] = None
         if was_told is None or is_former:
             wait = 2 * config.pace_interval if is_former else config.settle_time
             # Real nodes that swap values for ever must not put it off for ever.
@@ -275,7 +285,7 @@ class Classics:
 
     def _take_back(self, key: bytes, now: float) -> list[Advice]:
         """Nothing that was told of the key before is taken any more."""
-        was_told = self._told.pop(key, None)
+        was_told = self._no_more_told(key)
         if was_told is None:
             return []
         self._timers.cancel((Wait.ADOPTION, key))
@@ -284,12 +294,18 @@ class Classics:
         # Where our own kind brought the same, nothing is lost.
         return [] if was_told.value == self.store.live.get(key) else [Passed(key, Drop.DAMPED)]
 
+    def _no_more_told(self, key: bytes) -> _Told | None:
+        told = self._told.pop(key, None)
+        if told is not None:
+            self._tellers.get(told.link, {}).pop(key, None)
+        return told
+
     def unsaid(self, link: Link, key: bytes, now: float) -> None:
         """What was to be said could not be sent: say it again later."""
         self._held.get(link, {}).pop(key, None)
         round = self._rounds.get(key)
         if round is not None and link in round.awaited:
-            del round.awaited[link]
+            self._no_more_awaited(key, link)
             self._timers.arm((Wait.ROUND, key), now + self.config.echo_timeout)
 
     def changed(self, key: bytes, now: float) -> list[Advice]:
@@ -315,6 +331,7 @@ class Classics:
             return []
         for link in lacking:
             self._hold(link, key, value)
+            self._awaited[link][key] = None
         self._rounds[key] = _Round(value, dict.fromkeys(lacking), now + self.config.pace_interval)
         self._timers.arm((Wait.ROUND, key), now + self.config.echo_timeout)
         return [Say(link, key, value) for link in lacking]
@@ -324,7 +341,7 @@ class Classics:
         due = self._timers.pop_due(now)
         # First what changes the values that are said then.
         for (wait, what), _ in due:
-            if wait is Wait.ADOPTION and isinstance(what, bytes) and (told := self._told.pop(what, None)) is not None:
+            if wait is Wait.ADOPTION and isinstance(what, bytes) and (told := self._no_more_told(what)) is not None:
                 self._damper.spend(what, now)
                 yield Adopt(what, told.value)
         for (wait, what), _ in due:
@@ -332,17 +349,24 @@ class Classics:
                 yield from self.greeted(what, now)
             elif wait is Wait.ROUND and isinstance(what, bytes) and not self._timers.is_armed((wait, what)):
                 round = self._rounds.pop(what, None)
-                for link, value in round.awaited.items() if round is not None else ():
+                awaited = {} if round is None else round.awaited
+                for link in awaited:
+                    del self._awaited[link][what]
+                for link, value in awaited.items():
                     if value is not None:
                         yield from self._learned(link, what, value, now)
                 yield from self.say(what, now)
 
     def _settle(self, key: bytes, link: Link, now: float) -> None:
         """One that was told has it now; after the last one the next round may begin."""
+        self._no_more_awaited(key, link)
         round = self._rounds[key]
-        del round.awaited[link]
         if not round.awaited:
             self._timers.arm((Wait.ROUND, key), max(now, round.not_before))
+
+    def _no_more_awaited(self, key: bytes, link: Link) -> None:
+        del self._rounds[key].awaited[link]
+        del self._awaited[link][key]
 
     def _plan(self, key: bytes, now: float) -> None:
         """Somebody holds another value than we: say ours once nobody speaks first."""
