@@ -760,6 +760,19 @@ async def test_who_is_not_open_says_so() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_new_timeout_counts_for_a_client_that_says_nothing_more() -> None:
+    with Raw(zmq.DEALER) as client:
+        async with Gossip(ANYWHERE) as node:
+            client.connect(node.endpoints[0])
+            client.send(HELLO)
+            client.send(PING)
+            assert await client.receive() == [PONG]
+            assert node.status().clients == 1
+            node.set("server/timeout", "50")
+            await eventually(lambda: node.status().clients == 0)
+
+
+@pytest.mark.anyio
 async def test_whoever_waits_when_the_node_is_closed_is_told() -> None:
     told: list[str] = []
     node = Gossip(connect="tcp://127.0.0.1:1")

@@ -671,6 +671,7 @@ class Gossip(Mapping[str, str]):
         self._config = evolve(self._config, client_timeout=timeout)
         if self._driver is not None:
             self._driver.core.tune(self._config)
+            self._driver.feed([])  # its clock sleeps, and may have to wake up earlier now
 
     def _be_verbose(self, is_verbose: bool) -> None:
         if self._driver is not None:
