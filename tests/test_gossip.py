@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -768,6 +769,8 @@ async def test_a_new_timeout_counts_for_a_client_that_says_nothing_more() -> Non
             client.send(PING)
             assert await client.receive() == [PONG]
             assert node.status().clients == 1
+            # Until nothing else wakes its clock.
+            await eventually(lambda: node._opened.core.next == inf)
             node.set("server/timeout", "50")
             await eventually(lambda: node.status().clients == 0)
 
