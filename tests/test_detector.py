@@ -372,6 +372,21 @@ def test_each_is_pinged_at_random_once_before_anybody_again() -> None:
     assert [sorted(one) for one in rounds] == [[40, 60, 70]] * 4
 
 
+def test_the_round_trip_is_known_though_something_else_is_heard_before_the_answer() -> None:
+    ring = Ring(40, 60)
+    pings = [split(one.frame) for one in ring.run(6.0, 40, 60) if isinstance(one, SendData)]
+    (ping,) = [frame for frame in pings if isinstance(frame, ControlFrame) and frame.kind is Kind.PING]
+    target = int.from_bytes(ping.inbox or b"")
+    serial, at = PingBody.decode(ping.body).serial, ring.link(target).pinged
+    assert at is not None
+    ring.now = at[1] + 0.01
+    ring.hear(target)
+    ring.detector.pong(key(target), PongBody(serial), at[1] + 0.03)
+    assert ring.link(target).round_trip == pytest.approx(0.03)
+    ring.detector.pong(key(target), PongBody(serial - 1), at[1] + 0.05)
+    assert ring.link(target).round_trip == pytest.approx(0.03)
+
+
 def test_who_leaves_asks_and_answers_nothing_more() -> None:
     ring = Ring(40, 60)
     ring.detector.ping(key(60), PingBody(8, Question.OTHER, key(40)), 0.0)

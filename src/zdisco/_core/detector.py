@@ -270,6 +270,8 @@ class Detector:
     def _ping_again(self, key: LinkKey, check: _Check, now: float) -> SendData:
         check.serial, check.pinged_at = self._next_serial(), now
         check.serials.add(check.serial)
+        if (link := self._links.get(key)) is not None:
+            link.pinged = check.serial, now
         return self._ping(key[0], PingBody(check.serial))
 
     def ping(self, sender: LinkKey, body: PingBody, now: float) -> list[Finding]:
@@ -292,9 +294,10 @@ class Detector:
     def pong(self, sender: LinkKey, body: PongBody, now: float) -> list[Finding]:
         """A peer answers a ping, or says what came of one of another peer; that it runs is told by `heard`."""
         own, link = self._checks.get(sender), self._links.get(sender)
-        if own is not None and link is not None and body.serial in own.serials:
-            if own.serial == body.serial:
-                link.round_trip = now - own.pinged_at
+        # Also where something else that was heard meanwhile has ended the check.
+        if link is not None and link.pinged is not None and link.pinged[0] == body.serial:
+            link.round_trip = now - link.pinged[1]
+        if own is not None and body.serial in own.serials:
             self._end_check(sender)
             return [Answered(sender)] if own.step is Step.SILENT else []
         for check in self._checks.values():
@@ -395,6 +398,7 @@ class Detector:
 
     def _begin_check(self, key: LinkKey, step: Step, seconds: float, now: float) -> list[Finding]:
         link, serial = self._members[key], self._next_serial()
+        link.pinged = serial, now
         check = self._checks[key] = _Check(step, now, serial, now, {serial})
         self._timers.arm((Alarm.CHECK, key), now + self._patience(seconds, link, now))
         return [self._ping(key[0], PingBody(check.serial))]

@@ -123,6 +123,8 @@ class Link:
     """The marker that it must have confirmed before the link is verified."""
     asked: int = 0
     """Our marker when it was last looked whether the peer has confirmed any."""
+    pinged: tuple[int, float] | None = None
+    """The serial of our latest ping, and when that was."""
     round_trip: float | None = None
     """What the latest ping took until it was answered, in seconds."""
     flaps: int = 0
