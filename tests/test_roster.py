@@ -33,6 +33,7 @@ from zdisco._core.envelope import (
     Kind,
     LinkBody,
     Marker,
+    PongBody,
     inbox,
     marker,
     split,
@@ -880,6 +881,23 @@ def test_who_said_where_a_silent_peer_is_does_not_keep_it_there() -> None:
     true = announce(revision=2)
     assert ConnectPeer(HERE) in made.announced(true, HERE, at + 0.2)[1]
     assert made.links[0].endpoint == HERE
+
+
+def test_a_silent_peer_that_answers_recovers_when_what_either_subscribed_meanwhile_is_in_force() -> None:
+    made = joined()
+    at = silent(made, 1.0)
+    made.subscribe(b"later")
+    made.next_marker()
+    (link,), ours = made.links, made.marker
+    assert made.unconfirmed(ours) == 0, "nobody waits for a peer that is silent"
+    assert link.pinged is not None
+    outputs = made.pong_heard(KEY, PongBody(link.pinged[0]), at + 0.1)
+    assert not told(outputs)
+    assert links(outputs) == [LinkBody(ours, 0, 0, answer_me=True)]
+    # It has subscribed to something, too: its marker is 2 now.
+    assert not told(made.link_heard(KEY, LinkBody(2, 0, 0), at + 0.2))
+    assert not told(made.confirm_heard(KEY, ConfirmBody(ours), at + 0.2))
+    assert told(made.subscribed(Marker(BOB, BOBS, 2), at + 0.3)) == [PeerRecovered(announce().info)]
 
 
 def test_a_silent_peer_that_announces_a_change_is_connected_anew() -> None:

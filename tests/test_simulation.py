@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 from attrs import define, evolve, field
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from effort import LONG
@@ -470,6 +470,9 @@ PEERS, SECONDS = (50, 3600.0) if LONG else (12, 300.0)
 
 @pytest.mark.timeout(3600 if LONG else 120)
 @given(seed=SEEDS)
+# Found peers that held each other for recovered before what they had subscribed meanwhile was in force.
+@example(seed=35)
+@example(seed=60)
 @settings(max_examples=1, deadline=None)
 def test_many_peers_agree_after_a_long_time_in_which_everything_fails(seed: int) -> None:
     network = Network(seed, loss=0.05, repeats=0.05, config=PeerConfig())

@@ -578,11 +578,18 @@ class Roster:
                 case Heard(key):
                     outputs += self.heard(key, now)
                 case Answered(key):
-                    link = self._links.get(key)
-                    outputs += [] if link is None else self._evaluate(link, now)
+                    outputs += self._answered(self._links.get(key), now)
                 case _:
                     outputs.append(finding)
         return outputs
+
+    def _answered(self, link: Link | None, now: float) -> list[Output]:
+        """A silent peer runs, and hears us. What either subscribed meanwhile may still be on its way: prove it anew."""
+        if link is None or link.state is not LinkState.SUSPECT:
+            return []
+        link.heard = None
+        link.floor = self.marker
+        return self._send_link(link, now)
 
     def _found_silent(self, link: Link | None, now: float) -> list[Output]:
         if link is None or link.is_given_up or link.state is not LinkState.JOINED:
