@@ -19,7 +19,7 @@ PeerId: TypeAlias = UUID
 """Names one peer; chosen at random at start unless given."""
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def peer_id(raw: bytes) -> PeerId:
     """The id with these 16 bytes, mostly the same object as before: each frame names its sender, and a UUID is slow to
     make and to compare."""
