@@ -140,6 +140,7 @@ def test_what_cannot_be_set_is_wrong_usage(arguments: list[str], complaint: str)
         ("zgossip\n    publish\n        key = x\n", "value"),
         ("server\n    timeout = soon\n", "timeout"),
         ("zgossip\n    bind\n        endpoint = nowhere\n", "nowhere"),
+        ("a\n   b\n", "indented by 3 spaces"),
     ],
 )
 def test_a_configuration_without_sense_is_wrong_usage_and_named(tmp_path: Path, text: str, complaint: str) -> None:
@@ -147,7 +148,8 @@ def test_a_configuration_without_sense_is_wrong_usage_and_named(tmp_path: Path, 
     config.write_text(text)
     with zdisco("gossip", "--config", str(config)) as program:
         assert program.exit_code() == 2
-        assert program.errors.splitlines()[-1].startswith(f"Error: {config}: ")
+        assert program.errors.splitlines()[-1].startswith(f"Error: {config}:")
+        assert program.errors.count(str(config)) == 1
         assert complaint in program.errors
         assert "Traceback" not in program.errors
 
@@ -189,6 +191,15 @@ def test_peers_find_each_other_over_gossip() -> None:
                 assert sorted(row["name"] for row in json.loads("".join(listing.lines))) == ["alice", "bob"]
             assert bob.leave(signal.SIGINT) == 0
         alice.wait_for(r"\tGone bob .* cause FAREWELL$")
+
+
+def test_what_a_configuration_cannot_bind_is_no_wrong_usage(tmp_path: Path) -> None:
+    config = tmp_path / "gossip.cfg"
+    with node() as other:
+        config.write_text(f'zgossip\n    bind\n        endpoint = "{endpoint(other)}"\n')
+        with zdisco("gossip", "--config", str(config)) as program:
+            assert program.exit_code() == 1
+            assert program.errors.startswith(f"Error: cannot bind {endpoint(other)}: ")
 
 
 @pytest.mark.parametrize("option", ["--proxy", "--gossip"])

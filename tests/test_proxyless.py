@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -243,6 +244,17 @@ async def test_what_the_user_connects_to_the_ring_does_not_disconnect() -> None:
         node._give_back(ANY.replace("*", "9"))
         assert await node.disconnect(ours)
         node._give_back(ours)
+        await node.settle(LIMIT)
+        assert node.status().remotes == 1
+
+
+async def test_what_a_file_connects_to_the_ring_does_not_disconnect(tmp_path: Path) -> None:
+    config = tmp_path / "gossip.cfg"
+    async with Gossip() as node, Gossip(ANY) as other:
+        config.write_text(f'zgossip\n    connect\n        endpoint = "{other.endpoints[0]}"\n')
+        node._borrow(other.endpoints[0])
+        await node.load(config)
+        node._give_back(other.endpoints[0])
         await node.settle(LIMIT)
         assert node.status().remotes == 1
 

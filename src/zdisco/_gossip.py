@@ -346,7 +346,6 @@ class Gossip(Mapping[str, str]):
         valid, key = gossip_endpoint(endpoint), self._checked_key(server_key)
         await anyio.lowlevel.checkpoint()
         self._connect(valid, key)
-        self._borrowed.discard(valid)
 
     def _checked_key(self, server_key: object) -> bytes | None:
         if server_key is None:
@@ -363,6 +362,7 @@ class Gossip(Mapping[str, str]):
             self._remotes[endpoint] = (number, server_key)
         elif known[1] != server_key:
             raise ValueError(f"this node is connected to {endpoint} with another server_key")
+        self._borrowed.discard(endpoint)
 
     async def disconnect(self, endpoint: str) -> bool:
         """Exchange nothing more with the node there. What it had published stays.

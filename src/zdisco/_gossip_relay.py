@@ -247,7 +247,7 @@ class GossipRelay(ProxyChannel):
         for endpoint in wanted:
             try:
                 self.node._borrow(endpoint)
-            except SocketLimitError as error:
+            except (InvalidEndpoint, SocketLimitError) as error:
                 # The next look tries again.
                 logger.warning("cannot connect to the gossip node of another peer: %s", error)
 

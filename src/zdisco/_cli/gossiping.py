@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .. import Delivery, Gossip, zpl
+from .. import Delivery, Gossip, ZdiscoError, zpl
 from .lines import print_line, print_text, shown
 from .running import until_signalled, usage
 
@@ -26,11 +26,13 @@ async def serve(node: Gossip, config: Path | None) -> None:
 
 async def _load(node: Gossip, config: Path) -> None:
     try:
-        # An error of syntax names the file by itself.
-        with usage(str(config)):
-            await node.load(config)
+        await node.load(config)
     except zpl.ZPLError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(str(error)) from error  # it names the file by itself
+    except ValueError as error:
+        raise click.UsageError(f"{config}: {error}") from error
+    except ZdiscoError:
+        raise  # what cannot be bound is an OSError, too, and no fault of the file
     except OSError as error:
         raise click.UsageError(f"cannot read {config}: {(error.strerror or str(error)).lower()}") from error
 

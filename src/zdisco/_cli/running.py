@@ -78,12 +78,12 @@ async def until_signalled(*others: signal.Signals) -> AsyncIterator[Work]:
 
 
 @contextmanager
-def usage(of: str = "") -> Iterator[None]:
-    """Turn what the library says of bad arguments, or of what a file says, into a usage error."""
+def usage() -> Iterator[None]:
+    """Turn what the library says of bad arguments into a usage error."""
     try:
         yield
-    except (ZdiscoError, ValueError) as error:
-        raise click.UsageError(f"{of}: {error}" if of else str(error)) from error
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def escape_what_cannot_be_shown() -> None:
