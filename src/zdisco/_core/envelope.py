@@ -269,6 +269,11 @@ def control_frame(topic: bytes, kind: Kind, sender: PeerId, session: bytes, body
     return topic + HEADER.pack(MAGIC, sender.bytes, session, 0, kind, 0) + body
 
 
+def is_control(frame: bytes) -> bool:
+    """Whether a frame of the data channel, whatever it is, is on a control topic."""
+    return frame[:1] >= ALL
+
+
 def split(frame: bytes) -> Frame:
     """Read one frame of the data channel.
 
@@ -276,7 +281,7 @@ def split(frame: bytes) -> Frame:
         MalformedMessage: For a control frame that is cut off or without our header, and for a
             kind that we do not know or that does not belong there.
     """
-    if frame[:1] >= ALL:
+    if is_control(frame):
         return _split_control(frame)
     end = frame.find(b"\0")
     if end < 0:

@@ -27,7 +27,7 @@ from .._channels import DataChannel, DataListener, Lead, ProxyChannel, ProxyList
 from .._core.actions import Drop
 from .._core.config import PeerConfig
 from .._core.endpoints import parse
-from .._core.envelope import MAGIC, inbox_owner
+from .._core.envelope import MAGIC, inbox_owner, is_control
 from .._core.errors import BindError, ClosedError, InvalidEndpoint
 from .._core.model import Endpoint, Overflow, Probe
 from .._core.wire import ANNOUNCE, FAREWELL, WELCOME
@@ -110,19 +110,24 @@ class ZmqProxyChannel(ProxyChannel):
             self._listener = None
 
     async def _read_sub(self) -> None:
-        socket = self._sub.socket
         while True:
-            await anyio.lowlevel.checkpoint()
-            frames = self._read_single(socket)
-            # A welcome is believed only as the first message of a connection. Whoever judges
-            # that must hear of the end of the connection before.
-            if any(frame.startswith(WELCOME) for frame in frames):
-                while events := self._sub.monitor.drain_nowait():
-                    self._sub_events(events)
-            if frames and self._listener is not None:
-                self._listener.proxy_frames(self.endpoint, frames)
-            if socket.drained:
-                await socket.wait()
+            if self._read_sub_once():
+                await self._sub.socket.wait(self._read_sub_once)
+            else:
+                await anyio.lowlevel.checkpoint()
+
+    def _read_sub_once(self) -> bool:
+        """Read some messages and tell them; returns whether no more were there."""
+        socket = self._sub.socket
+        frames = self._read_single(socket)
+        # A welcome is believed only as the first message of a connection. Whoever judges
+        # that must hear of the end of the connection before.
+        if any(frame.startswith(WELCOME) for frame in frames):
+            while events := self._sub.monitor.drain_nowait():
+                self._sub_events(events)
+        if frames and self._listener is not None:
+            self._listener.proxy_frames(self.endpoint, frames)
+        return socket.drained
 
     def _read_single(self, socket: Socket) -> list[bytes]:
         before = socket.multiparts
@@ -366,6 +371,9 @@ class ZmqDataChannel(DataChannel):
         self._loop = asyncio_loop()
         self._published = Arrival()
         self._looks_again = False
+        self._is_telling = False
+        """Whether frames that were read are being told; what is sent meanwhile, answers, is looked after at the end."""
+        self._has_answered = False
         self._reader = _Reader(self)
         if self._loop is None:
             self.lead = self._reader
@@ -409,7 +417,11 @@ class ZmqDataChannel(DataChannel):
         ripe = [endpoint for endpoint in self._drains if self._ripe_at(endpoint) <= now]
         # Whoever waits for a single message gets it before we see that no more follow, which takes as long.
         was_drained = socket.drained
-        frames = socket.receive_nowait(1 if was_drained and self._at_once <= 1 else BATCH)
+        is_single = was_drained and self._at_once <= 1
+        frames = socket.receive_nowait(1 if is_single else BATCH)
+        if is_single and frames and is_control(frames[0]):
+            # Nobody waits for that, and another turn would cost more than all that it says.
+            frames += socket.receive_nowait()
         self._at_once = len(frames) if was_drained else self._at_once + len(frames)
         for endpoint, drain in self._drains.items():
             drain.count(frames, now)
@@ -426,9 +438,19 @@ class ZmqDataChannel(DataChannel):
         if frames and self._listener is not None:
             # What the end of a connection waits for is told at once.
             most = self._credit if not self._drains else sys.maxsize
-            taken, messages = self._listener.data_frames(frames, most) if most > 0 else (0, 0)
+            self._is_telling = True
+            try:
+                taken, messages = self._listener.data_frames(frames, most) if most > 0 else (0, 0)
+            finally:
+                self._is_telling = False
+                self._look_after_answers()
             self._left = frames[taken:]
             self._credit -= messages
+
+    def _look_after_answers(self) -> None:
+        if self._has_answered:
+            self._has_answered = False
+            self._pub.socket.posted()
 
     async def _wait_sub(self) -> None:
         if not self._drains:
@@ -610,11 +632,16 @@ class ZmqDataChannel(DataChannel):
 
         With ``overflow="wait"`` it finds room where data does not, for as many frames again.
         """
+        socket = self._pub.socket
         try:
-            if not self._pub.socket.send_nowait(frame):
+            if not socket.post(frame):
                 self._send_past_full_queues(frame)
         except ClosedError:
-            pass
+            return
+        if self._is_telling:
+            self._has_answered = True
+        else:
+            socket.sent()
 
     def _send_past_full_queues(self, frame: bytes) -> None:
         # Twice the mark, and no other number. The I/O thread reports how much it has read of a
@@ -623,10 +650,10 @@ class ZmqDataChannel(DataChannel):
         # end in between could pass for full for ever.
         socket = self._pub.socket
         socket.zmq.setsockopt(zmq.SNDHWM, 2 * self._hwm)
-        if not socket.send_nowait(frame):
+        if not socket.post(frame):
             # Somebody has read nothing for so long that this room is full, too. Rule 4 is broken for it.
             socket.zmq.setsockopt(zmq.XPUB_NODROP, 0)
-            socket.send_nowait(frame)
+            socket.post(frame)
             socket.zmq.setsockopt(zmq.XPUB_NODROP, 1)
         socket.zmq.setsockopt(zmq.SNDHWM, self._hwm)
 

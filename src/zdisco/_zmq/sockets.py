@@ -448,7 +448,9 @@ class Socket:
 
     def posted(self) -> None:
         """Look whether what was posted has swallowed an edge."""
-        if not self._checking:
+        if not self._waiting:
+            self.drained = False  # read again before waiting
+        elif not self._checking:
             self._check()
 
     def _check(self) -> None:
