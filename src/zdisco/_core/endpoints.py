@@ -19,7 +19,7 @@ from .errors import InvalidEndpoint
 from .model import Endpoint
 
 _CACHED = 1024
-"""Endpoints whose parsing is remembered: each peer names its own in every announce."""
+"""Endpoints of which is remembered what they say: each peer names its own in every announce."""
 _HOST_LIMIT = 253
 """Characters of a DNS name in text form (RFC 1035 section 2.3.4)."""
 _IPC_LIMIT = 107
@@ -129,6 +129,7 @@ def is_of_one_host(endpoint: Endpoint) -> bool:
     return endpoint.startswith("ipc://") or is_loopback(endpoint)
 
 
+@lru_cache(_CACHED)
 def numeric(endpoint: Endpoint) -> Endpoint | None:
     """The one numeric spelling of an endpoint to connect to; `None` if its host is a name.
 
@@ -144,6 +145,7 @@ def numeric(endpoint: Endpoint) -> Endpoint | None:
     return str(TcpEndpoint(str(address), parsed.port))
 
 
+@lru_cache(_CACHED)
 def is_loopback(endpoint: Endpoint) -> bool:
     """Whether it can be reached from its own host only; never raises."""
     try:

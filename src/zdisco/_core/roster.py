@@ -367,7 +367,7 @@ class Roster:
         if link.state is LinkState.JOINED:
             self._joined[link.peer.id] = link.peer
         is_known = link.state in (LinkState.JOINED, LinkState.SUSPECT)
-        if is_known and new.info != evolve(was.info, incarnation=new.info.incarnation):
+        if is_known and new is not was and new.info != evolve(was.info, incarnation=new.info.incarnation):
             outputs.append(PeerUpdated(new.info, was.info))
         return outputs
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from struct import Struct
 from typing import NoReturn, TypeAlias
 from uuid import UUID
@@ -32,6 +33,7 @@ from attrs import evolve, frozen
 
 from .errors import AnnounceTooLarge, InvalidEndpoint, MalformedMessage
 from .model import NO_SESSION, Endpoint, PeerId, PeerInfo
+from .model import peer_id as known_id
 from .names import announced, check_registered
 
 WELCOME = b"W"
@@ -53,6 +55,8 @@ _VERSION = 1
 _AGAIN = 0x01
 _INFORMED = 0x02
 
+_CACHED, _SHORT = 256, 1024
+"""Messages that are remembered as they were decoded, and how many bytes they may have."""
 _PID_LIMIT = 2**32
 _SESSION = re.compile(r"[0-9A-Fa-f]{8}")
 
@@ -146,7 +150,7 @@ def decode(frame: bytes) -> DiscoveryMessage:
         MalformedMessage: For all that is not a message of the protocol.
     """
     try:
-        return _decode(frame)
+        return _decode_again(frame) if len(frame) <= _SHORT else _decode(frame)
     # Every check below and the codecs of the standard library speak ValueError (Unicode, JSON,
     # integers of too many digits), and JSON nested too deeply is a RecursionError.
     except (ValueError, RecursionError) as error:
@@ -248,6 +252,12 @@ def _decode(frame: bytes) -> DiscoveryMessage:
     return _build(command, peer_id, endpoint, flags, _Fields(fields))
 
 
+@lru_cache(_CACHED)
+def _decode_again(frame: bytes) -> DiscoveryMessage:
+    # Peers that have nothing new to say repeat themselves, byte for byte.
+    return _decode(frame)
+
+
 def _until_nul(name: str, field: bytes) -> str:
     # The classic programs send whatever their stack held behind the NUL.
     text, nul, _ = field.partition(b"\0")
@@ -261,7 +271,7 @@ def _parse_id(text: str) -> UUID:
     # classic programs compare the text.
     if len(text) != 36 or str(parsed := UUID(text)) != text:
         raise ValueError("id is not the text of a lower-case UUID")
-    return parsed
+    return known_id(parsed.bytes)
 
 
 def _decode_extension(frame: bytes) -> tuple[int, Mapping[str, object]]:
