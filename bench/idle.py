@@ -10,7 +10,8 @@ from pathlib import Path
 from .member import Member
 
 PEERS = 32
-SECONDS = 30
+SECONDS = 120
+"""As long as so many peers take for one beacon each: in less time there would be none, or all of them."""
 SETTLING = 60
 """Seconds after the last join in which things are still said that belong to it, the first beacons among them."""
 BYTES, CPU = 760, 0.11

@@ -123,10 +123,10 @@ class PeerConfig:
     to half of ``suspect_timeout``; halved again with each such time in which it is not."""
     suspect_timeout: float = field(default=5.0, validator=_is_seconds)
     """A joined peer whose link is not verified for that long is given up."""
-    beat_interval: float = field(default=0.6, validator=_is_seconds)
+    beat_interval: float = field(default=0.8, validator=_is_seconds)
     """A joined peer shows about this often to one other that it runs, see ``beat_timeout``."""
-    beat_timeout: float = field(default=1.25, validator=_is_seconds)
-    """A peer that shows nothing for that long is pinged, by us and by others. More than twice ``beat_interval``."""
+    beat_timeout: float = field(default=1.3, validator=_is_seconds)
+    """A peer that shows nothing for that long is pinged, by us and by others. More than 1.5 times ``beat_interval``."""
     indirect_pings: int = field(default=2, validator=_is_count)
     """How many others are asked to ping it."""
     ping_timeout: float = field(default=0.2, validator=_is_seconds)
@@ -234,9 +234,9 @@ class PeerConfig:
     """Probes that run at the same time."""
 
     def __attrs_post_init__(self) -> None:
-        if not self.beat_timeout > 2 * self.beat_interval:
+        if not self.beat_timeout > 1.5 * self.beat_interval:
             what = f"not {self.beat_timeout!r} and {self.beat_interval!r}"
-            raise ValueError(f"beat_timeout must be more than twice beat_interval, {what}")
+            raise ValueError(f"beat_timeout must be more than 1.5 times beat_interval, {what}")
 
 
 @frozen(kw_only=True)

@@ -1,9 +1,9 @@
 """Finds peers that hang although their connections are up.
 
 Rule 1: the joined peers are a ring, in the order of their ids. Each listens for the one before, and
-sends a beat to the next one when it hears that one, or by itself a bit more than ``beat_interval``
-after the latest; who has heard one is the more patient. So one of them begins, a wave goes around, and
-wakes each of them once. Any frame counts as a beat.
+sends a beat to the next one: the first of the ring every ``beat_interval``, the others when they hear
+one, or by themselves a bit later than they should have. So a wave goes around from the first to the
+last, and wakes each of them once. Any frame counts as a beat.
 
 Rule 2: silence is a question, never a verdict. It is answered by a ping, directly and through
 others at the same time. So peers that see different rings cost each other a ping. With a beat now and
@@ -39,10 +39,8 @@ from .links import Links
 from .model import LinkState, PeerId
 from .timers import Timers
 
-_PACE = 1.15
-"""Beat intervals until we send a beat unasked, where the one before us did not make us send the latest ..."""
-_FOLLOWING = 1.3
-"""... and where it did: then its next beat should come first, also if it is a bit later than this one."""
+_LATER = 1.15
+"""Beat intervals until who is not the first of the ring sends a beat unasked."""
 _MOST = 4
 """Times that we wait longer than usual, at the most, where we or the peer were late before."""
 _BUSTLE = 16
@@ -164,6 +162,8 @@ class Detector:
     """The same, in the order of their ids; made anew when it is looked for."""
     _due_at: float = 0.0
     """When the next beat of ours is."""
+    _leads: bool = True
+    """Whether we were the first of the ring when we sent the latest."""
     _bustle: float = 0.0
     """How many were announced of late that are new to us."""
     _crowd_since: float | None = None
@@ -243,15 +243,14 @@ class Detector:
         return findings
 
     def _keep_step(self, key: LinkKey, now: float) -> list[Finding]:
-        """The one before us has beaten, so do we: then a beat that comes in and one that goes out wake us only once."""
+        """The one before us has beaten, so do we; but a wave ends at the first of the ring, and does not go twice."""
         if (link := self._members.get(key)) is not None:
             # So it wakes us only when nothing is heard.
             self._timers.arm(_WATCH, now + self._patience(self._config.beat_timeout, link, now))
-        if now - self._beaten_at < self._config.beat_interval / 2:
-            self._arm_beat(now + _PACE * self._config.beat_interval)
+        if self._leads or now - self._beaten_at < self._config.beat_interval / 2:
             return []
         self._note_lateness(now)
-        return self._beat(now, _FOLLOWING)
+        return self._beat(now)
 
     def _arm_beat(self, at: float) -> None:
         self._due_at = at
@@ -344,16 +343,16 @@ class Detector:
 
     def _due(self, alarm: Alarm, key: LinkKey | int, now: float) -> list[Finding]:
         if alarm is Alarm.BEAT:
-            return self._beat(now, _PACE)
+            return self._beat(now)
         if alarm is Alarm.WATCH:
             return self._look_at_watched(now)
         return self._report([key], is_silent=True) if isinstance(key, int) else self._unanswered(key, now)
 
-    def _beat(self, now: float, pace: float) -> list[Finding]:
+    def _beat(self, now: float) -> list[Finding]:
         ring = self._ring
-        self._beaten_at = now
-        self._arm_beat(now + pace * self._config.beat_interval)
         at = bisect_left(ring, self._me[0].int, key=_order)
+        self._beaten_at, self._leads = now, at == 0
+        self._arm_beat(now + self._config.beat_interval * (1.0 if self._leads else _LATER))
         if ring[at - 1].key != self._watched:
             self._watched, self._watched_since = ring[at - 1].key, now
             self._timers.arm(_WATCH, now + self._patience(self._config.beat_timeout, ring[at - 1], now))
