@@ -65,7 +65,7 @@ REASONS = {
     "indirect_pings": "Two others are hardly cut off from it by chance.",
     "ping_timeout": "A peer that runs answers within milliseconds.",
     "indirect_ping_timeout": "The answer goes two ways. With the times above and below it makes 1.9 s.",
-    "ping_interval": "Finds what nobody listens for; measures how far a peer is. A third of the beats, with the answers.",
+    "ping_interval": "Finds what nobody listens for, and measures round trips. With the answers a third of the beats.",
     "address_interval": "Two questions to the system, some microseconds; nobody needs a machine that has moved sooner.",
     "announced_timeout": "Two beacons may be lost where there are few peers; where there are many it is tried again"
     " with each. A machine on which a hundred peers start at once needs many seconds.",
