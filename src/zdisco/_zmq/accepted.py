@@ -7,7 +7,7 @@ Rule 1: the descriptors are libzmq's, which closes them in a thread of its own; 
 may be anybody's. So nothing is done to one before a duplicate of it has shown that it is still
 the connection that it was: accepted at our port, from the same address.
 
-Rule 2: there is at most one entry for each descriptor, so the table is no larger than their number.
+Rule 2: there is at most one entry for each connection that is open, as far as the events tell that were read.
 """
 
 from __future__ import annotations
@@ -28,25 +28,28 @@ class Accepted:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self._open: set[int] = set()
         self._known: dict[int, tuple[bytes, Any]] = {}
         """By descriptor: the peer, and the address from which it came."""
 
     def __len__(self) -> int:
         return len(self._known)
 
+    def accepted(self, fd: int) -> None:
+        """A connection came in."""
+        self._open.add(fd)
+
+    def ended(self, fd: int) -> None:
+        """A connection ended."""
+        self._open.discard(fd)
+        self._known.pop(fd, None)
+
     def note(self, fd: int, peer: bytes) -> None:
-        """The subscription to this peer's inbox came over this descriptor."""
-        if (connection := _duplicate(fd)) is not None:
+        """The subscription to this peer's inbox came over this descriptor, and all events before it were read."""
+        if fd in self._open and (connection := _duplicate(fd)) is not None:
             with connection:
                 if (address := self._origin(connection)) is not None:
                     self._known[fd] = peer, address
-
-    def forget(self, fd: int) -> None:
-        """The connection that had this descriptor has ended; another one may have it already."""
-        if fd in self._known and (connection := self._find(fd)) is not None:
-            connection.close()
-        else:
-            self._known.pop(fd, None)
 
     def shut(self, peer: bytes) -> None:
         """End the connections of a peer."""

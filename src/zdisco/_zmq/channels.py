@@ -368,6 +368,7 @@ class ZmqDataChannel(DataChannel):
         self._waits = config.overflow is Overflow.WAIT
         self._hwm = data_send_hwm(config)
         self._turns = Turns("peer")
+        self._handshakes = Handshakes()
         self._loop = asyncio_loop()
         self._published = Arrival()
         self._looks_again = False
@@ -543,6 +544,8 @@ class ZmqDataChannel(DataChannel):
         peer = inbox_owner(topic)
         fd = None if peer is None else source_fd(frame)
         if peer is not None and fd is not None:
+            while events := self._pub.monitor.drain_nowait():
+                self._pub_events(events)
             self._accepted.note(fd, peer)
 
     async def _try_again(self) -> None:
@@ -552,16 +555,20 @@ class ZmqDataChannel(DataChannel):
             self._pub.socket.wake()  # the reader takes in what is new, then begins a round
 
     async def _read_pub_monitor(self) -> None:
-        handshakes = Handshakes()
         while True:
-            for event in await self._pub.monitor.receive_many():
-                has_failed = handshakes.is_failure(event)
-                if event.event is SocketEvent.DISCONNECTED:
-                    self._accepted.forget(event.value)
-                if self._listener is not None:
-                    self._listener.observed(event)
-                    if has_failed:
-                        self._listener.dropped(Drop.FAILED_HANDSHAKE, self._pub.socket.name)
+            self._pub_events(await self._pub.monitor.receive_many())
+
+    def _pub_events(self, events: Sequence[MonitorEvent]) -> None:
+        for event in events:
+            has_failed = self._handshakes.is_failure(event)
+            if event.event is SocketEvent.ACCEPTED:
+                self._accepted.accepted(event.value)
+            elif event.event is SocketEvent.DISCONNECTED:
+                self._accepted.ended(event.value)
+            if self._listener is not None:
+                self._listener.observed(event)
+                if has_failed:
+                    self._listener.dropped(Drop.FAILED_HANDSHAKE, self._pub.socket.name)
 
     def _bind(self, endpoint: Endpoint) -> None:
         self.endpoint = bind(self._pub.socket.zmq, endpoint)
