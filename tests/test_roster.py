@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import inf
 from uuid import UUID
 
@@ -468,9 +469,33 @@ def test_one_drain_serves_all_who_are_given_up_at_an_endpoint() -> None:
     made.link_down(HERE, 1.0)
     made.link_down(THERE, 1.0)
     made.announced(announce(EVE, OTHER), HERE, 1.0)
-    assert made.probed(HERE, Probe.REFUSED, 1.0) == [DrainPeer(HERE, BOB.bytes + BOBS)]
-    gone = made.drained(HERE, 1.0)
-    assert [event.cause for event in gone if isinstance(event, PeerGone)] == [Cause.REFUSED, Cause.REFUSED]
+    given_up = run(made, 1.0 + made.config.suspect_timeout)
+    assert [output for output in given_up if isinstance(output, DrainPeer)] == [DrainPeer(HERE, BOB.bytes + BOBS)]
+    gone = made.drained(HERE, 6.0)
+    assert [event.cause for event in gone if isinstance(event, PeerGone)] == [Cause.UNREACHABLE] * 2
+
+
+@pytest.mark.parametrize("what", ["refused", "rejected"])
+def test_what_answers_where_a_peer_was_only_announced_ends_no_stay(what: str) -> None:
+    made = joined()
+    made.link_down(HERE, 1.0)
+    made.announced(announce(revision=1, endpoint=THERE), THERE, 1.0)  # maybe not by itself
+    made.link_down(THERE, 1.1)
+    outputs = made.link_rejected(THERE, 1.1) if what == "rejected" else made.probed(THERE, Probe.REFUSED, 1.1)
+    assert outputs == []
+    assert ConnectPeer(HERE) in made.announced(announce(revision=2), HERE, 1.2)[1]
+    assert prove(made, announce(revision=2), 1.3, LinkBody(2, 2, 0)) == []
+    assert state(made) is LinkState.JOINED
+
+
+def test_who_has_joined_at_another_endpoint_is_refused_there() -> None:
+    made = joined()
+    made.link_down(HERE, 1.0)
+    assert prove(made, announce(revision=1, endpoint=THERE), 1.1, LinkBody(1, 1, 1)) == [
+        PeerUpdated(announce(revision=1, endpoint=THERE).info, announce().info)
+    ]
+    made.link_down(THERE, 2.0)
+    assert made.probed(THERE, Probe.REFUSED, 2.0) == [DrainPeer(THERE, BOB.bytes + BOBS)]
 
 
 def test_a_connection_is_not_made_anew_while_it_is_drained() -> None:
@@ -770,10 +795,18 @@ def test_what_a_peer_announces_while_it_is_drained_counts_when_it_is() -> None:
 def test_an_announce_of_who_has_left_revives_nobody_until_it_says_more() -> None:
     made = joined()
     made.direct_farewell(KEY, FarewellBody(10), 1.0)
-    for late in (announce(), announce(session=OTHER), announce(incarnation=9, endpoint=THERE), classic()):
+    for late in (announce(), announce(incarnation=9, endpoint=THERE), classic()):
         is_new, outputs = made.announced(late, late.info.endpoint, 2.0)
         assert (is_new, drops(outputs)) == (False, [Drop.TOMBSTONED])
-    assert made.announced(announce(session=OTHER, incarnation=11), HERE, 2.0)[0]
+    assert made.announced(announce(incarnation=11), HERE, 2.0)[0]
+
+
+@pytest.mark.parametrize("incarnation", [9, 10, 11])
+def test_another_life_of_who_has_left_joins_whatever_its_clock_says(incarnation: int) -> None:
+    made = joined()
+    made.direct_farewell(KEY, FarewellBody(10), 1.0)
+    again = announce(session=OTHER, incarnation=incarnation)
+    assert prove(made, again, 2.0, LinkBody(1, 0, 1)) == [PeerJoined(again.info)]
 
 
 def test_the_tombstone_names_the_incarnation_that_said_farewell_itself() -> None:
@@ -1250,16 +1283,19 @@ def test_a_table_full_of_joined_peers_takes_no_more() -> None:
 
 def test_tombstones_strangers_markers_and_epochs_are_bounded() -> None:
     made = roster(PeerConfig(max_tombstones=3, max_strangers=3))
+    forgotten: Counter[Drop] = Counter()
     for number in range(100, 110):
         id = UUID(int=number)
-        made.subscribed(Marker(id, OTHER, 1), 0.0)
+        forgotten.update(drops(made.subscribed(Marker(id, OTHER, 1), 0.0)))
         prove(made, announce(id, OTHER), body=LinkBody(1, 0, 2 * (number - 100)))
         made.link_down(HERE, 0.1)
         made.farewell(Farewell(id, HERE, 10, OTHER), 0.2)
-        made.drained(HERE, 0.3)
+        forgotten.update(drops(made.drained(HERE, 0.3)))
     made.close()
     refused = [drops(made.subscribed(Inbox(UUID(int=number)), 1.0)) for number in range(200, 210)]
     assert refused == [[]] * 3 + [[Drop.TABLE_FULL]] * 7
+    # One of the epochs is that of the endpoint, which all had.
+    assert forgotten == {Drop.FORGOTTEN: 7 + 8 + 7}
     assert [len(table) for table in (made._tombstones, made._strangers, made._epochs)] == [3, 3, 3]
     assert len(made._markers) == 3, "a link remembers its own"
     assert made.is_tombstoned(announce(UUID(int=109), OTHER))

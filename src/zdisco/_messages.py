@@ -426,7 +426,10 @@ class Subscriptions:
             self._routes.clear()
         topic, streams = self._matching(parts.topic)
         # What nobody wants is still on its way after an unsubscription, and is not counted.
+        evicted = counts.evicted
         count = counts.count(prefix, parts.topic) if streams else Count(parts.topic, UNKNOWN)
+        if counts.evicted > evicted:
+            self._dropped(Drop.FORGOTTEN, "a topic", counts.evicted - evicted)
         for stream in streams:
             # A new subscription has cleared the routes, so its first message comes by here.
             if not stream._is_in_force(counts.confirmed):

@@ -154,6 +154,7 @@ class Drop(Enum):
     STALE_ANNOUNCE = "announce that is older than what we know"
     MOVED_ENDPOINT = "announce that moves a peer whose link is up"
     TABLE_FULL = "no room in a table"
+    FORGOTTEN = "oldest of what is remembered, of a peer that has gone or a topic, for which there was no room"
     UNKNOWN_SENDER = "frame of a peer that is not in the roster"
     OTHER_INBOX = "frame for the inbox of another peer"
     STALE_NUMBER = "message whose number does not grow"

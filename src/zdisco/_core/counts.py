@@ -88,6 +88,8 @@ class Counts:
     """The newest of our markers that the peer has confirmed."""
     heard_at: float = float("-inf")
     """When anything of the peer was read last."""
+    evicted: int = 0
+    """How many topics had to make room for others."""
     _counts: dict[bytes, Count] = field(factory=dict)
     """By the raw prefix of their frames."""
     _is_partial: bool = False
@@ -108,6 +110,7 @@ class Counts:
         if len(self._counts) >= self._limit:
             del self._counts[next(iter(self._counts))]
             self._is_partial = True
+            self.evicted += 1
         count = self._counts[prefix] = Count(topic, last)
         return count
 

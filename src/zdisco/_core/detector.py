@@ -373,7 +373,13 @@ class Detector:
         heard_at = max(self._watched_since, link.counts.heard_at)
         is_silent = now >= heard_at + timeout
         self._timers.arm(_WATCH, (now if is_silent else heard_at) + timeout)
-        return self._ask_others(link.key, now) if is_silent and link.key not in self._checks else []
+        return self._ask_about(link, now) if is_silent else []
+
+    def _ask_about(self, link: Link, now: float) -> list[Finding]:
+        """This one is silent. Nobody but that one listens for the one before it, so both are asked about."""
+        before = self._ring[bisect_left(self._ring, _order(link), key=_order) - 1]
+        keys = {one.key: None for one in (link, before) if one.key not in self._checks}
+        return [finding for key in keys for finding in self._ask_others(key, now)]
 
     def _ping_at_random(self, now: float) -> list[Finding]:
         self._ping_at += self._next_ping()
@@ -428,7 +434,8 @@ class Detector:
             case Step.PINGED:
                 return self._ask_others(key, now)
             case Step.ASKED:
-                return [*self._find_silent(key, now), self._tell_all(key), *self._doubt(check.asked, now)]
+                found = [*self._find_silent(key, now), self._tell_all(key)]
+                return [*found, *self._ask_about(link, now), *self._doubt(check.asked, now)]
             case Step.DOUBTED:
                 return [*self._find_silent(key, now), self._tell_all(key)]
             case Step.TOLD:

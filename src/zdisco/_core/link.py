@@ -131,6 +131,8 @@ class Link:
     """How often it was suspect and recovered, less what was forgotten ..."""
     flapped_at: float = 0.0
     """... when it did so last."""
+    proved_at: Endpoint = ""
+    """Where `dataSub` was connected when it was verified last."""
     left: int | None = None
     """The incarnation that said farewell on the link itself."""
     retry: float = 0.0
@@ -152,6 +154,12 @@ class Link:
     def is_given_up(self) -> bool:
         """Whether it is only kept until what it had sent was read."""
         return self.verdict is not None
+
+    @property
+    def may_be_judged(self) -> bool:
+        """Whether what its endpoint answers tells anything about it: an announce alone, which may be forged, must not end
+        a stay by naming an endpoint where nobody is."""
+        return self.state is LinkState.ANNOUNCED or self.proved_at == self.endpoint
 
     @property
     def confirmed(self) -> int:

@@ -117,7 +117,9 @@ class Roster:
     heard our announce. Whoever announces again takes it back."""
     _links: Links = field(factory=Links)
     _joined: dict[PeerId, PeerInfo] = field(factory=dict)
-    _tombstones: dict[PeerId, int] = field(factory=dict)
+    _tombstones: dict[LinkKey, int] = field(factory=dict)
+    """The lives that are over, and the incarnation of each that is. Another life of the same id may have a lower one:
+    clocks go back."""
     _markers: dict[LinkKey, int] = field(factory=dict)
     _strangers: dict[PeerId, None] = field(factory=dict)
     _epochs: dict[LinkKey | Endpoint, int] = field(factory=dict)
@@ -267,8 +269,11 @@ class Roster:
     # Hints: what comes through a proxy
 
     def is_tombstoned(self, announce: Announce) -> bool:
-        left = self._tombstones.get(announce.info.id)
-        return left is not None and (announce.is_classic or announce.info.incarnation <= left)
+        if announce.is_classic:
+            # It does not say of which life it is.
+            return any(id == announce.info.id for id, _ in self._tombstones)
+        left = self._tombstones.get((announce.info.id, announce.session))
+        return left is not None and announce.info.incarnation <= left
 
     def announced(self, announce: Announce, endpoint: Endpoint, now: float) -> tuple[bool, list[Output]]:
         """A peer says where it is; ``endpoint`` is the numeric spelling. Returns whether it is new to us."""
@@ -509,7 +514,10 @@ class Roster:
         if ReconnectStop.HANDSHAKE_FAILED not in self.config.reconnect_stop:
             return []
         return [
-            output for link in self._links.waiting_at(endpoint) for output in self._give_up(link, Signal.REJECTED, now)
+            output
+            for link in self._links.waiting_at(endpoint)
+            if link.may_be_judged
+            for output in self._give_up(link, Signal.REJECTED, now)
         ]
 
     def probed(self, endpoint: Endpoint, probe: Probe, now: float) -> list[Output]:
@@ -517,7 +525,7 @@ class Roster:
         is_refused = probe is Probe.REFUSED and self._stops_when_refused
         outputs: list[Output] = []
         for link in self._links.waiting_at(endpoint):
-            if is_refused and not self._may_have_said_farewell(link):
+            if is_refused and link.may_be_judged and not self._may_have_said_farewell(link):
                 outputs += self._give_up(link, Signal.REFUSED, now)
             else:
                 link.probes += 1
@@ -619,8 +627,10 @@ class Roster:
         link = self._links.get(key)
         if link is None:
             return []
+        evicted = link.counts.evicted
         losses = link.counts.confirm(body)
-        return [*(TellLoss(link.peer, loss) for loss in losses), *self._evaluate(link, now)]
+        forgotten = [Dropped(Drop.FORGOTTEN, "a topic")] * (link.counts.evicted - evicted)
+        return [*forgotten, *(TellLoss(link.peer, loss) for loss in losses), *self._evaluate(link, now)]
 
     def numbers_heard(self, key: LinkKey, body: NumbersBody) -> list[Output]:
         """A piece of a confirmation came."""
@@ -663,18 +673,17 @@ class Roster:
             SendData(self._control(seen.id, kind, body)) for kind, body in self.publications.confirmation(seen, before)
         ]
         if link is None:
-            self._remember_marker(key, seen.counter)
-            return outputs
+            return outputs + self._remember_marker(key, seen.counter)
         link.seen = max(link.seen, seen.counter)
         return outputs + self._evaluate(link, now)
 
-    def _remember_marker(self, key: LinkKey, counter: int) -> None:
+    def _remember_marker(self, key: LinkKey, counter: int) -> list[Output]:
         self._markers[key] = max(self._markers.pop(key, 0), counter)
-        _trim(self._markers, self.config.max_strangers)
+        return _trim(self._markers, self.config.max_strangers)
 
     def _evaluate(self, link: Link, now: float) -> list[Output]:
         """Hold what we have of the link against rule 1."""
-        if link.is_given_up or link.heard is None or self.detector.is_silent(link.key):
+        if self._is_leaving or link.is_given_up or link.heard is None or self.detector.is_silent(link.key):
             return []
         if link.confirmed < link.floor:
             if not self._timers.is_armed((Alarm.LINK, link.key)):
@@ -726,6 +735,7 @@ class Roster:
     def _prove(self, link: Link, now: float) -> list[Output]:
         for alarm in (Alarm.SUSPECT, Alarm.EXPIRE, Alarm.LINK):
             self._timers.cancel((alarm, link.key))
+        link.proved_at = link.endpoint
         return self._signal(link, Signal.PROVED, now)
 
     def _signal(self, link: Link, signal: Signal, now: float) -> list[Output]:
@@ -831,21 +841,25 @@ class Roster:
         outputs = self._disconnect_from(link.endpoint) if is_connected else []
         if link.seen:
             # Its own connection to us may never have ended, and then it subscribes to nothing again.
-            self._remember_marker(link.key, link.seen)
+            outputs += self._remember_marker(link.key, link.seen)
         if link.epoch or link.confirmed or link.down_since is None:
-            self._epochs[link.key] = self._epochs[link.endpoint] = _next_epoch(link.epoch)
-            _trim(self._epochs, self.config.max_tombstones)
+            ended = self._epochs[link.key] = self._epochs[link.endpoint] = _next_epoch(link.epoch)
+            for other in self._links.at(link.endpoint):
+                # What listens there may know our marker from that connection, as a later link is told.
+                if other.down_since is not None:
+                    other.epoch = max(other.epoch, ended)
+            outputs += _trim(self._epochs, self.config.max_tombstones)
         if signal in (Signal.EXPIRED, Signal.REJECTED) and link.had_joined:
             # The same life may come back, and then tells what we missed meanwhile.
             self._counts[link.key] = link.counts
-            _trim(self._counts, self.config.max_peers)
+            outputs += _trim(self._counts, self.config.max_peers)
         if signal in FINAL and link.state is not LinkState.ANNOUNCED:
             # Who never joined may be a lie from end to end; its tombstone would be one about the victim.
-            self._bury(link)
+            outputs += self._bury(link)
         if signal is Signal.EXPIRED and link.announce.is_classic and link.had_joined:
             # It does not announce itself again, so only a connection attempt can find it.
             self._retries[link.key] = link.announce, link.endpoint
-            _trim(self._retries, self.config.max_peers)
+            outputs += _trim(self._retries, self.config.max_peers)
             self._timers.arm((Alarm.RETRY, link.key), now + self.config.beacon_interval)
         return outputs + self._shut(link, signal) + self._signal(link, signal, now)
 
@@ -871,12 +885,12 @@ class Roster:
         others = [other for other in self._links.of(link.peer.id) if other is not link and not other.is_given_up]
         return [] if others else [ShutPeer(link.peer.id)]
 
-    def _bury(self, link: Link) -> None:
+    def _bury(self, link: Link) -> list[Output]:
         # What it said itself counts: an announce in its name may be forged.
         said = link.peer.incarnation if link.left is None else link.left
         left = CLASSIC if link.announce.is_classic else said
-        self._tombstones[link.peer.id] = max(self._tombstones.pop(link.peer.id, CLASSIC), left)
-        _trim(self._tombstones, self.config.max_tombstones)
+        self._tombstones[link.key] = max(self._tombstones.pop(link.key, CLASSIC), left)
+        return _trim(self._tombstones, self.config.max_tombstones)
 
     def _cancel_all(self, key: LinkKey) -> None:
         self.detector.forget(key)
@@ -951,10 +965,13 @@ def _next_epoch(epoch: int) -> int:
     return epoch % (EPOCHS - 1) + 1
 
 
-def _trim(table: dict[_K, _V], size: int) -> None:
+def _trim(table: dict[_K, _V], size: int) -> list[Output]:
     """Forget the oldest entries beyond ``size``."""
+    outputs: list[Output] = []
     while len(table) > size:
         del table[next(iter(table))]
+        outputs.append(Dropped(Drop.FORGOTTEN, "who was here"))
+    return outputs
 
 
 __all__ = ["Alarm", "Roster"]
