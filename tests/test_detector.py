@@ -210,7 +210,7 @@ def test_who_is_silent_is_pinged_directly_and_by_two_others_then_told_to_all() -
     assert silent(found) == [40]
     assert bodies(found, Kind.SUSPECT) == [SuspectBody(*key(40)).encode()]
     assert (Kind.SUSPECT, 0) in sent(found)
-    assert (Kind.PING, 60) not in sent(found), "whoever was asked has answered"
+    assert [to for to, body in pings(found) if body.question is Question.YOU] == [10], "whoever was asked has answered"
 
 
 def test_who_comes_before_the_silent_one_is_asked_about_too_since_nobody_else_listens_for_it() -> None:
@@ -218,6 +218,38 @@ def test_who_comes_before_the_silent_one_is_asked_about_too_since_nobody_else_li
     asked = Counter(body.other for _, body in pings(ring.run(ASKED, 10, 60, 70)))
     assert asked == {None: 2, key(40): CONFIG.indirect_pings, key(20): CONFIG.indirect_pings}
     assert sorted(silent(ring.run(ASKED + CONFIG.indirect_ping_timeout, 10, 60, 70))) == [20, 40]
+
+
+def test_whoever_sends_us_beats_is_listened_for_too() -> None:
+    ring = Ring(10, 40, 60, 70)
+    assert ring.detector.beat(key(70), 0.0) == []
+    ring.hear(70)
+    heard = ring.run(CONFIG.beat_timeout - 0.01, 10, 40, 60)
+    assert Kind.PING not in {kind for kind, _ in sent(heard)}
+    findings = ring.run(CONFIG.beat_timeout, 10, 40, 60)
+    assert {body.other or to for to, body in pings(findings)} == {70, key(70)}
+    assert silent(ring.run(CONFIG.beat_timeout + CONFIG.indirect_ping_timeout, 10, 40, 60)) == [70]
+
+
+def test_who_sends_its_beats_to_another_now_costs_one_question() -> None:
+    ring = Ring(40, 60, 70)
+    ring.run(0.5, 40, 60, 70)
+    ring.join(45)
+    asked = ring.run(0.6 + CONFIG.beat_timeout, 45, 60, 70)
+    assert {body.other or to for to, body in pings(asked)} == {40, key(40)}
+    ring.hear(40)
+    before_a_ping_at_random = CONFIG.ping_interval - 0.1
+    assert Kind.PING not in {kind for kind, _ in sent(ring.run(before_a_ping_at_random, 45, 60, 70))}
+
+
+def test_who_has_gone_is_not_listened_for() -> None:
+    ring = Ring(40, 60)
+    ring.run(0.5, 40, 60)
+    link = ring.link(40)
+    ring.signal(link, Signal.REFUSED)
+    ring.links.remove(link)
+    ring.detector.beat(key(40), 0.6)
+    assert key(40) not in {body.other for _, body in pings(ring.run(5.0, 60))}
 
 
 def test_who_answers_in_time_is_not_suspect() -> None:
@@ -497,6 +529,41 @@ def test_who_is_stopped_is_suspect_to_all_in_its_time_and_recovers(
         assert about(peer, *others) == []
     for victim in victims:
         assert about(victim, *others) == [], "a stall of its own"
+
+
+def suspected_within(network: Network, victim: FakePeer, others: list[FakePeer]) -> float:
+    """Seconds until all of them have told the victim suspect."""
+    began = network.now
+    victim.stall(60.0)
+    network.run_until(lambda: all(victim.id not in peer.core.joined for peer in others), 30.0)
+    return network.now - began
+
+
+@given(seed=SEEDS, size=st.integers(3, 7), at=st.integers(0, 6))
+@settings(max_examples=15, deadline=None)
+def test_who_hangs_is_found_in_time_also_where_the_next_one_has_no_link_to_it(seed: int, size: int, at: int) -> None:
+    network, peers = mesh(seed, size)
+    ring = sorted(peers, key=lambda peer: peer.id.int)
+    victim, after = ring[at % size], ring[(at + 1) % size]
+    network.cut(victim, after, 60.0)
+    network.run(3.0)
+    others = [peer for peer in peers if peer not in (victim, after)]
+    assert suspected_within(network, victim, others) <= FOUND_WITHIN + 0.2
+
+
+@given(seed=SEEDS, size=st.integers(2, 7), at=st.integers(0, 6))
+@settings(max_examples=15, deadline=None)
+def test_who_hangs_is_found_in_time_also_where_a_newcomer_comes_next(seed: int, size: int, at: int) -> None:
+    network, peers = mesh(seed, size)
+    ring = sorted(peers, key=lambda peer: peer.id.int)
+    victim = ring[at % size]
+    victim.stall(60.0)
+    began = network.now
+    network.run(0.3)
+    network.peer("newcomer", id=UUID(int=victim.id.int + 1))
+    others = [peer for peer in peers if peer is not victim]
+    network.run_until(lambda: all(victim.id not in peer.core.joined for peer in others), 30.0)
+    assert network.now - began <= FOUND_WITHIN + 0.2
 
 
 @given(seed=SEEDS, size=st.integers(3, 9), part=st.integers(1, 4))

@@ -5,6 +5,9 @@ sends a beat to the next one: the first of the ring every ``beat_interval``, the
 one, or by themselves a bit later than they should have. So a wave goes around from the first to the
 last, and wakes each of them once. Any frame counts as a beat.
 
+Who is sent a beat, or was, listens for the next one, too: peers may see different rings, while a link
+is broken, or somebody is new. So whoever sends beats is listened for.
+
 Rule 2: silence is a question, never a verdict. It is answered by a ping, directly and through
 others at the same time. So peers that see different rings cost each other a ping. With a beat now and
 then a peer that is chosen at random is pinged, too, lest nobody listens for it; each once before any again.
@@ -58,7 +61,6 @@ class Alarm(Enum):
     """What a deadline is for."""
 
     BEAT = "send a beat"
-    WATCH = "nothing was heard of the peer before us"
     CHECK = "a peer that was pinged has not answered"
     ERRAND = "a peer that was pinged for another has not answered"
 
@@ -96,9 +98,18 @@ class Answered:
 
 
 Finding: TypeAlias = SendData | Silent | Heard | Answered | Dropped
-_Deadline: TypeAlias = tuple[Alarm, LinkKey | int]
+
+
+@define(eq=False)
+class _Watch:
+    """Somebody is expected to send beats. Is a deadline itself: until when something should be heard."""
+
+    key: LinkKey
+    since: float
+
+
+_Deadline: TypeAlias = tuple[Alarm, LinkKey | int] | _Watch
 _BEAT: _Deadline = (Alarm.BEAT, 0)
-_WATCH: _Deadline = (Alarm.WATCH, 0)
 
 
 @define(eq=False)
@@ -143,9 +154,10 @@ class Detector:
     _config: PeerConfig
     _chance: Callable[[], float]
     _timers: Timers[_Deadline] = field(factory=Timers)
-    _watched: LinkKey | None = None
+    _before: LinkKey | None = None
     """The peer before us in the ring."""
-    _watched_since: float = 0.0
+    _watched: dict[LinkKey, _Watch] = field(factory=dict)
+    """That one, and whoever takes us, or took us, for the next in its own ring."""
     _checks: dict[LinkKey, _Check] = field(factory=dict)
     _errands: dict[int, _Errand] = field(factory=dict)
     _serial: int = 0
@@ -194,6 +206,7 @@ class Detector:
             self._members[link.key] = link
         else:
             self._members.pop(link.key, None)
+            self._unwatch(link.key)
         if not self._members:
             self._rest()
 
@@ -208,9 +221,10 @@ class Detector:
         return since is not None and self._bustle >= _CROWD and now < since + _CROWD_LASTS
 
     def _rest(self) -> None:
-        self._watched = None
+        self._before = None
         self._timers.cancel(_BEAT)
-        self._timers.cancel(_WATCH)
+        for key in tuple(self._watched):
+            self._unwatch(key)
 
     def verified(self, now: float) -> None:
         """A link was verified: there may be somebody to send beats to."""
@@ -238,15 +252,29 @@ class Detector:
             findings.append(self._ping_again(key, check, now))
         if self._errands:
             findings += self._report([serial for serial, errand in self._errands.items() if errand.target == key])
-        if key == self._watched:
-            findings += self._keep_step(key, now)
+        if (watch := self._watched.get(key)) is not None:
+            # So it wakes us only when nothing is heard.
+            self._timers.arm(watch, now + self._patience(self._config.beat_timeout, self._members[key], now))
+        if key == self._before:
+            findings += self._keep_step(now)
         return findings
 
-    def _keep_step(self, key: LinkKey, now: float) -> list[Finding]:
+    def beat(self, sender: LinkKey, now: float) -> list[Finding]:
+        """A peer takes us for the next in its ring; what else follows is that it was `heard`."""
+        if sender in self._members and sender not in self._watched:
+            self._watch(sender, now)
+        return []
+
+    def _watch(self, key: LinkKey, now: float) -> None:
+        watch = self._watched[key] = _Watch(key, now)
+        self._timers.arm(watch, now + self._patience(self._config.beat_timeout, self._members[key], now))
+
+    def _unwatch(self, key: LinkKey) -> None:
+        if (watch := self._watched.pop(key, None)) is not None:
+            self._timers.cancel(watch)
+
+    def _keep_step(self, now: float) -> list[Finding]:
         """The one before us has beaten, so do we; but a wave ends at the first of the ring, and does not go twice."""
-        if (link := self._members.get(key)) is not None:
-            # So it wakes us only when nothing is heard.
-            self._timers.arm(_WATCH, now + self._patience(self._config.beat_timeout, link, now))
         if self._leads or now - self._beaten_at < self._config.beat_interval / 2:
             return []
         self._note_lateness(now)
@@ -331,21 +359,22 @@ class Detector:
     def tick(self, now: float) -> list[Finding]:
         """Do what is due."""
         findings: list[Finding] = []
-        for (alarm, key), at in self._timers.pop_due(now):
+        for deadline, at in self._timers.pop_due(now):
             # We did not run when it was due, so first read what waits, see `Roster.tick`.
             is_late = now - at > self._config.beat_interval / 2
-            if alarm is Alarm.BEAT:
+            if deadline is _BEAT:
                 self._note_lateness(now)
-            elif is_late and self._timers.put_off((alarm, key), now + self._config.ping_timeout):
+            elif is_late and self._timers.put_off(deadline, now + self._config.ping_timeout):
                 continue
-            findings += self._due(alarm, key, now)
+            findings += self._due(deadline, now)
         return findings
 
-    def _due(self, alarm: Alarm, key: LinkKey | int, now: float) -> list[Finding]:
+    def _due(self, deadline: _Deadline, now: float) -> list[Finding]:
+        if isinstance(deadline, _Watch):
+            return self._look_at(deadline, now)
+        alarm, key = deadline
         if alarm is Alarm.BEAT:
             return self._beat(now)
-        if alarm is Alarm.WATCH:
-            return self._look_at_watched(now)
         return self._report([key], is_silent=True) if isinstance(key, int) else self._unanswered(key, now)
 
     def _beat(self, now: float) -> list[Finding]:
@@ -353,27 +382,29 @@ class Detector:
         at = bisect_left(ring, self._me[0].int, key=_order)
         self._beaten_at, self._leads = now, at == 0
         self._arm_beat(now + self._config.beat_interval * (1.0 if self._leads else _LATER))
-        if ring[at - 1].key != self._watched:
-            self._watched, self._watched_since = ring[at - 1].key, now
-            self._timers.arm(_WATCH, now + self._patience(self._config.beat_timeout, ring[at - 1], now))
+        self._before = before = ring[at - 1].key
+        if before not in self._watched:
+            self._watch(before, now)
         beat = self._control(inbox(ring[at % len(ring)].peer.id), Kind.BEAT, b"")
         # With the beat, since it wakes us anyway.
         return [beat, *self._ping_at_random(now)] if now >= self._ping_at else [beat]
 
-    def _look_at_watched(self, now: float) -> list[Finding]:
-        link = None if self._watched is None else self._members.get(self._watched)
-        if link is not None and self._is_crowd(now):
-            self._timers.arm(_WATCH, now + self._config.beat_timeout)
-            return []
-        if link is None:
-            # The next beat finds out who comes before us now.
-            self._watched = None
+    def _look_at(self, watch: _Watch, now: float) -> list[Finding]:
+        link = self._members[watch.key]
+        if self._is_crowd(now):
+            self._timers.arm(watch, now + self._config.beat_timeout)
             return []
         timeout = self._patience(self._config.beat_timeout, link, now)
-        heard_at = max(self._watched_since, link.counts.heard_at)
-        is_silent = now >= heard_at + timeout
-        self._timers.arm(_WATCH, (now if is_silent else heard_at) + timeout)
-        return self._ask_about(link, now) if is_silent else []
+        heard_at = max(watch.since, link.counts.heard_at)
+        if now < heard_at + timeout:
+            self._timers.arm(watch, heard_at + timeout)
+            return []
+        if watch.key == self._before:
+            self._timers.arm(watch, now + timeout)
+            return self._ask_about(link, now)
+        # It may have another next one by now. If it answers that was all.
+        del self._watched[watch.key]
+        return self._ask_others(watch.key, now) if watch.key not in self._checks else []
 
     def _ask_about(self, link: Link, now: float) -> list[Finding]:
         """This one is silent. Nobody but that one listens for the one before it, so both are asked about."""

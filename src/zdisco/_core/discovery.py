@@ -538,7 +538,7 @@ class Discovery:
                 case Kind.ANNOUNCE:
                     return self._announced_directly(key, decode(frame.body), now)
                 case Kind.BEAT:
-                    return []
+                    return [] if frame.inbox is None else self.roster.beat_heard(key, now)
                 case Kind.PING:
                     return self.roster.ping_heard(key, PingBody.decode(frame.body), now)
                 case Kind.PONG:

@@ -559,6 +559,10 @@ class Roster:
         link.counts.heard_at = now
         return self._follow(self.detector.heard(key, now), now)
 
+    def beat_heard(self, key: LinkKey, now: float) -> list[Output]:
+        """A peer shows us that it runs, and goes on to."""
+        return self._detect(key, lambda: self.detector.beat(key, now), now)
+
     def ping_heard(self, key: LinkKey, body: PingBody, now: float) -> list[Output]:
         """A peer wants to know whether we run, or whether another one does."""
         return self._detect(key, lambda: self.detector.ping(key, body, now), now)
