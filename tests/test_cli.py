@@ -359,7 +359,7 @@ def test_the_list_of_links_says_who_hears_whom(proxy: str) -> None:
         assert head.split()[:4] == ["name", "id", "endpoint", "hears"]
         assert [row.split()[0] for row in rows] == ["alice", "bob", "zdisco-ls"]
         assert all(row.endswith("2 of 2  2 of 2") for row in rows)
-        assert total == "3 joined"
+        assert total == "3 joined, zdisco ls among them"
         with zdisco("ls", "--links", "--json", "--proxy", proxy) as program:
             assert program.exit_code() == 0
             found = json.loads("\n".join(program.lines))
@@ -381,7 +381,7 @@ def test_a_pair_that_does_not_hear_each_other_is_named(capsys: pytest.CaptureFix
         "2 of 2          0 of 1",
         "gave no answer  2 of 2",
     ]
-    assert (broken, total) == ("what b publishes does not reach a", "3 joined")
+    assert (broken, total) == ("what b publishes does not reach a", "3 joined, zdisco ls among them")
 
 
 def test_the_list_of_nobody_is_empty(proxy: str) -> None:

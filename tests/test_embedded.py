@@ -37,7 +37,7 @@ async def free_endpoint() -> str:
 
 
 def hosts(peer: Peer) -> bool:
-    return peer._embedded is not None and peer._embedded.is_host
+    return peer.hosts_proxy
 
 
 async def test_whoever_comes_first_hosts_the_proxy_until_it_leaves() -> None:
@@ -48,8 +48,10 @@ async def test_whoever_comes_first_hosts_the_proxy_until_it_leaves() -> None:
             assert hosts(first)
             async with Peer(endpoint, embed=True, name="second") as second:
                 assert not hosts(second)
+                assert first.proxies == second.proxies == {endpoint: True}
                 await second.wait_for(1)
         assert not hosts(first)
+        assert first.proxies == {endpoint: False}
         async with (
             Peer(endpoint, embed=True, name="third") as third,
             Peer(endpoint, embed=True, name="fourth") as fourth,

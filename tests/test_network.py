@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 
 import anyio
@@ -80,6 +82,48 @@ def test_the_limit_of_descriptors_is_that_of_the_process() -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert network._descriptor_limit() in (soft, None)
     assert 0 < network._open_descriptors() < 10_000
+
+
+_NO_ROOM = """
+import os, resource, sys
+import anyio
+from zdisco import Gossip, Peer, Proxy, SocketLimitError
+
+async def main():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+    held = []
+    while True:
+        try:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            break
+    for _ in range(int(sys.argv[1])):
+        os.close(held.pop())
+    for one in (
+        Peer("tcp://127.0.0.1:9"), Peer("tcp://127.0.0.1:9", embed=True), Proxy("tcp://127.0.0.1:*"),
+        Gossip(bind="tcp://127.0.0.1:*"),
+    ):
+        try:
+            async with one:
+                print("entered")
+        except SocketLimitError as error:
+            print("SocketLimitError", error)
+    # Nothing was left open.
+    for _ in range(int(sys.argv[1])):
+        os.open(os.devnull, os.O_RDONLY)
+
+anyio.run(main, backend=sys.argv[2])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit that can be set")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("free", [0, 3, 16, 31])
+def test_who_finds_too_few_descriptors_says_so_instead_of_being_ended_by_libzmq(free: int, backend: str) -> None:
+    arguments = [sys.executable, "-W", "error", "-c", _NO_ROOM, str(free), backend]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["SocketLimitError no more sockets"] * 4
 
 
 def test_where_there_is_no_limit_nothing_is_said(

@@ -22,6 +22,7 @@ from ._core.errors import BindError, SocketLimitError
 from ._core.model import Endpoint
 from ._loops import outlast, threadsafe
 from ._proxy import Proxy
+from ._zmq.sockets import check_descriptors
 
 logger = logging.getLogger("zdisco")
 
@@ -60,6 +61,7 @@ class EmbeddedProxy:
 
         Cancellation: safe.
         """
+        check_descriptors()  # an event loop takes some, too, and fails in a less orderly way
         tell, tried, ended = threadsafe(), anyio.Event(), anyio.Event()
         self._tried, self._ended = partial(tell, tried.set), ended
         thread = threading.Thread(

@@ -248,6 +248,19 @@ class Peer:
         return MappingProxyType({}) if self._driver is None else self._driver.core.joined
 
     @property
+    def proxies(self) -> Mapping[Endpoint, bool]:
+        """The well-known endpoints, as they were given, and whether the proxy there relays us now: a `ProxyFound`, and
+        no `ProxyLost` since. None does before the block is entered, and after it."""
+        relays = () if self._driver is None or self._is_closed else self._driver.core.relays
+        found = {relay.proxy for relay in relays if relay.was_found}
+        return MappingProxyType({proxy: proxy in found for proxy in self._proxies})
+
+    @property
+    def hosts_proxy(self) -> bool:
+        """Whether the embedded proxy runs in this process now, see ``embed``."""
+        return self._embedded is not None and self._embedded.is_host
+
+    @property
     def dropped(self) -> Mapping[Drop, int]:
         """How often something from the network was dropped, by reason; read-only."""
         return self._drops

@@ -123,7 +123,7 @@ def print_links(found: Reachability) -> None:
     for publisher, subscriber in broken:
         one, other = (_as_printed(peer.name or str(peer.id)) for peer in (publisher, subscriber))
         print_text(f"what {one} publishes does not reach {other}")
-    print_text(f"{len(found.peers)} joined")
+    print_text(f"{len(found.peers)} joined, zdisco ls among them")
 
 
 def _as_printed(text: str) -> str:

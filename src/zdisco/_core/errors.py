@@ -79,7 +79,7 @@ class ProxySighting:
 
     def __str__(self) -> str:
         if not self.relay:
-            reached = "no connection: the name cannot be looked up, or what answers is no proxy, or hangs"
+            reached = "no connection: what listens there is no proxy, or hangs, or the name cannot be looked up"
             if self.connected:
                 reached = "connected"
             elif self.refused:

@@ -157,8 +157,8 @@ class Link:
 
     @property
     def may_be_judged(self) -> bool:
-        """Whether what its endpoint answers tells anything about it: an announce alone, which may be forged, must not end
-        a stay by naming an endpoint where nobody is."""
+        """Whether what its endpoint answers tells anything about it: an announce alone, which may be forged, must not
+        end a stay by naming an endpoint where nobody is."""
         return self.state is LinkState.ANNOUNCED or self.proved_at == self.endpoint
 
     @property

@@ -27,7 +27,7 @@ from .keys import Security
 from .monitor import Monitor
 from .options import milliseconds
 from .remotes import INPROC, Common, Queue, Remote
-from .sockets import bind
+from .sockets import bind, check_descriptors
 
 _NEAR, _FAR = b"i", b"n"
 """What the links of clients begin with: those over ``inproc``, and others."""
@@ -41,9 +41,13 @@ class ZmqGossipChannel(GossipChannel):
     Args:
         config: The numbers of the node.
         security: Its keys, and who looks after its clients.
+
+    Raises:
+        SocketLimitError: If there are too few descriptors left.
     """
 
     def __init__(self, config: GossipConfig, security: Security) -> None:
+        check_descriptors()
         self._common = Common(zmq.Context.instance(), config, security)
         self._servers: dict[bytes, Server] = {}
         self._remotes: dict[int, Remote] = {}

@@ -17,6 +17,7 @@ prefetches a frame, and a disconnect after that may end the process, too.
 from __future__ import annotations
 
 import errno
+import os
 import socket as plain
 import sys
 import threading
@@ -50,6 +51,8 @@ _CANNOT_BIND = {
 _DONTWAIT = int(zmq.DONTWAIT)
 _POLLIN = int(zmq.POLLIN)
 """As plain numbers: reading the enum's value costs as much as half a receive."""
+_DESCRIPTORS = 32
+"""A peer opens about 20, before it meets others. There is some room for what comes and goes meanwhile."""
 BATCH = 512
 """Frames that a reader takes before it lets others run."""
 
@@ -490,8 +493,33 @@ async def run_readers(*readers: Callable[[], Awaitable[None]]) -> None:
             tasks.start_soon(quietly, reader)
 
 
+def check_descriptors() -> None:
+    """See that there are enough descriptors for what a peer, a proxy or a gossip node opens before it meets anybody.
+
+    libzmq ends the process where it finds none for its own use.
+
+    Raises:
+        SocketLimitError: If there are not.
+    """
+    opened: list[int] = []
+    try:
+        for _ in range(_DESCRIPTORS):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        reason = f"{(error.strerror or str(error)).lower()}, and {_DESCRIPTORS} are needed to begin with (ulimit -n)"
+        raise SocketLimitError(error.errno or 0, reason) from error
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
 def new_context() -> ZmqContext:
-    """Make the context of one peer or proxy; sharing one would share its limits and its ZAP handler."""
+    """Make the context of one peer or proxy; sharing one would share its limits and its ZAP handler.
+
+    Raises:
+        SocketLimitError: If there are too few descriptors left.
+    """
+    check_descriptors()
     context: ZmqContext = zmq.Context()
     # libzmq ignores this after the first socket.
     context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
