@@ -488,6 +488,18 @@ def test_what_answers_where_a_peer_was_only_announced_ends_no_stay(what: str) ->
     assert state(made) is LinkState.JOINED
 
 
+def test_who_connects_to_us_anew_is_sent_something_over_our_connection_which_may_be_dead() -> None:
+    made = joined()
+    made.confirm_heard(KEY, ConfirmBody(made.marker), 0.0)
+    assert run(made, 5.0) == []
+    for at in (5.0, 5.1):
+        made.subscribed(Inbox(BOB), at)
+    assert [type(output) for output in run(made, 9.0)] == [SubscribeTopic, UnsubscribeTopic], "once"
+    made.link_down(HERE, 9.0)
+    made.subscribed(Inbox(BOB), 9.0)
+    assert SubscribeTopic not in {type(output) for output in run(made, 9.9)}, "that one has ended"
+
+
 def test_who_has_joined_at_another_endpoint_is_refused_there() -> None:
     made = joined()
     made.link_down(HERE, 1.0)

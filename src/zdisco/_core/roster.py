@@ -87,6 +87,7 @@ class Alarm(Enum):
     EXPIRE = "give the link up"
     HINT = "forget a farewell that nothing confirmed"
     RETRY = "connect to a classic peer again"
+    DOUBT = "see whether our connections still lead anywhere"
 
 
 _JUDGEMENTS = frozenset({Alarm.SUSPECT, Alarm.EXPIRE, Alarm.ZOMBIE, Alarm.HINT})
@@ -661,6 +662,8 @@ class Roster:
             return [] if (topic.id, topic.session) == (self.me, self.session) else self._marker_seen(topic, now)
         links = self._links.of(topic.id)
         if links or topic.id == self.me:
+            if any(link.state is not LinkState.ANNOUNCED and link.down_since is None for link in links):
+                self._doubt_connections(now)
             return [output for link in links for output in self._send_link(link, now)]
         if self._open:
             return self._send_link_to_stranger(topic.id)
@@ -668,6 +671,14 @@ class Roster:
             return [Dropped(Drop.TABLE_FULL, "strangers")]
         self._strangers[topic.id] = None
         return []
+
+    def _doubt_connections(self, now: float) -> None:
+        """A peer has connected to us anew, so it may have ended our connection to it, too, and TCP may not have told us:
+        where nothing comes back from us, the system of the peer forgets a connection in silence. What we send over it
+        then is answered by a reset. One subscription goes to all, soon, for all who may come at once."""
+        alarm = Alarm.DOUBT, (self.me, self.session)
+        if not self._timers.is_armed(alarm):
+            self._timers.arm(alarm, now + self.config.suspect_after)
 
     def _marker_seen(self, seen: Marker, now: float) -> list[Output]:
         key = seen.id, seen.session
@@ -919,6 +930,8 @@ class Roster:
     def _due(self, alarm: Alarm, key: LinkKey, now: float) -> list[Output]:
         if alarm is Alarm.RETRY:
             return self._retry(key, now)
+        if alarm is Alarm.DOUBT:
+            return [] if self._is_leaving else self.next_marker()
         link = self._links.get(key)
         if link is None or link.is_given_up:
             # What was due just before it gave the link up.

@@ -1,7 +1,9 @@
 """The connections that `dataPub` accepted, by the peer whose inbox subscription came over them.
 
 libzmq can end only connections that it made itself. What it accepted ends when its descriptor is
-shut down, which also frees what waits in its queue.
+shut down, which also frees what waits in its queue. It ends with a reset, which goes out at once: an orderly end
+would wait behind what TCP repeats in vain, where nothing comes back from the peer, and ever more slowly. Until then
+the peer would hold us for connected.
 
 Rule 1: the descriptors are libzmq's, which closes them in a thread of its own; then their numbers
 may be anybody's. So nothing is done to one before a duplicate of it has shown that it is still
@@ -16,7 +18,11 @@ import os
 import socket
 import sys
 from contextlib import suppress
+from struct import pack
 from typing import Any
+
+_RESET = pack("ii", 1, 0)
+"""To linger for no time: when libzmq closes the descriptor, TCP forgets what was not acknowledged."""
 
 
 class Accepted:
@@ -56,6 +62,7 @@ class Accepted:
         for fd in [fd for fd, (owner, _) in self._known.items() if owner == peer]:
             if (connection := self._find(fd)) is not None:
                 with connection, suppress(OSError):
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                     connection.shutdown(socket.SHUT_RDWR)
             del self._known[fd]
 
