@@ -673,9 +673,11 @@ class Roster:
         return []
 
     def _doubt_connections(self, now: float) -> None:
-        """A peer has connected to us anew, so it may have ended our connection to it, too, and TCP may not have told us:
-        where nothing comes back from us, the system of the peer forgets a connection in silence. What we send over it
-        then is answered by a reset. One subscription goes to all, soon, for all who may come at once."""
+        """A peer has connected to us anew, so it may have ended our connection to it, too, and TCP not have told us.
+
+        Where nothing comes back from us, the system of the peer forgets a connection in silence. What we send over it
+        then is answered by a reset. One subscription goes to all, soon, for all who may come at once.
+        """
         alarm = Alarm.DOUBT, (self.me, self.session)
         if not self._timers.is_armed(alarm):
             self._timers.arm(alarm, now + self.config.suspect_after)
