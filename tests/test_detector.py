@@ -312,7 +312,8 @@ def test_whom_others_ask_for_tells_that_it_runs_to_them_and_to_whoever_lacks_it(
     asked = ring.detector.ping(key(60), PingBody(8, Question.OTHER, key(40)), 0.0)
     assert [PingBody.decode(body) for body in bodies(asked, Kind.PING)] == [PingBody(1, Question.TELL, key(60))]
     findings = ring.detector.ping(key(60), PingBody(3, Question.TELL, key(40)), 0.0)
-    assert sent(findings) == [(Kind.PONG, 60), (Kind.BEAT, 40)]
+    assert sent(findings) == [(Kind.PONG, 60), (Kind.PONG, 40)]
+    assert bodies(findings, Kind.PONG) == [PongBody(3).encode(), PongBody(0).encode()]
     assert sent(ring.detector.ping(key(60), PingBody(3, Question.TELL, key(99)), 0.0)) == [(Kind.PONG, 60)]
 
 
@@ -502,6 +503,22 @@ def test_the_frames_of_each_idle_peer_do_not_grow_with_their_number(size: int, m
     assert 10 * size <= seen[Kind.PING] <= 40 * size
     assert abs(seen[Kind.PONG] - seen[Kind.PING]) <= size
     assert seen.keys() == {Kind.BEAT, Kind.PING, Kind.PONG}
+
+
+def test_where_peers_came_one_after_another_they_are_as_quiet_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, peers = mesh(1, 4)
+    for number in range(12):
+        network.peer(f"late{number}")
+        network.run(1.5)
+    network.run(30.0)
+    size = len(network.alive)
+    assert [len(peer.core.joined) for peer in network.alive] == [size - 1] * size == [15] * 16
+    seen = kinds_sent(network, monkeypatch)
+    network.run(100.0)
+    assert seen[Kind.BEAT] == pytest.approx(size * 100.0 / CONFIG.beat_interval, rel=0.02)
+    assert seen[Kind.PING] + seen[Kind.PONG] <= 2 * size * 100.0 / CONFIG.ping_interval * 1.2
+    assert seen.keys() == {Kind.BEAT, Kind.PING, Kind.PONG}
+    assert not any(isinstance(event, PeerSuspected) for peer in peers for event in peer.events)
 
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -97,6 +97,9 @@ class Answered:
     key: LinkKey
 
 
+_UNASKED = 0
+"""The serial of no ping."""
+
 Finding: TypeAlias = SendData | Silent | Heard | Answered | Dropped
 
 
@@ -306,8 +309,8 @@ class Detector:
         if body.question is not Question.OTHER or body.other is None:
             findings: list[Finding] = [self._pong(sender[0], PongBody(body.serial))]
             if body.other in self._members:
-                # No ping: who does not hear us may only be slow to read what we say.
-                findings.append(self._control(inbox(body.other[0]), Kind.BEAT, b""))
+                # No ping: who does not hear us may only be slow to read what we say. No beat either: no more follow.
+                findings.append(self._pong(body.other[0], PongBody(_UNASKED)))
             return findings
         if body.other not in self._members:
             return [self._pong(sender[0], PongBody(body.serial, is_silent=True))]
@@ -523,7 +526,7 @@ class Detector:
         return seconds * (1 + min(self._lateness + flaps, _MOST) + min(int(self._bustle / _BUSTLE), _MOST))
 
     def _next_serial(self) -> int:
-        self._serial = (self._serial + 1) & 0xFFFFFFFF
+        self._serial = self._serial % 0xFFFFFFFF + 1  # never `_UNASKED`
         return self._serial
 
     def _ping(self, to: PeerId, body: PingBody) -> SendData:
