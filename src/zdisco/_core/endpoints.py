@@ -18,7 +18,7 @@ from attrs import frozen
 from .errors import InvalidEndpoint
 from .model import Endpoint
 
-_CACHED = 512
+_CACHED = 256
 """Endpoints of which is remembered what they say: each peer names its own in every announce."""
 _HOST_LIMIT = 253
 """Characters of a DNS name in text form (RFC 1035 section 2.3.4)."""

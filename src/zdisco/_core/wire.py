@@ -55,7 +55,7 @@ _VERSION = 1
 _AGAIN = 0x01
 _INFORMED = 0x02
 
-_CACHED, _SHORT = 256, 1024
+_CACHED, _SHORT = 64, 1024
 """Messages that are remembered as they were decoded, and how many bytes they may have."""
 _PID_LIMIT = 2**32
 _SESSION = re.compile(r"[0-9A-Fa-f]{8}")
