@@ -110,11 +110,7 @@ class ZmqProxyChannel(ProxyChannel):
             self._listener = None
 
     async def _read_sub(self) -> None:
-        while True:
-            if self._read_sub_once():
-                await self._sub.socket.wait(self._read_sub_once)
-            else:
-                await anyio.lowlevel.checkpoint()
+        await self._sub.socket.keep_reading(self._read_sub_once)
 
     def _read_sub_once(self) -> bool:
         """Read some messages and tell them; returns whether no more were there."""
@@ -509,11 +505,7 @@ class ZmqDataChannel(DataChannel):
 
     async def _read_pub(self) -> None:
         # As promptly as `dataSub`: a link message names a subscription that must have been read by then.
-        while True:
-            if self._read_pub_once():
-                await self._pub.socket.wait(self._read_pub_once)
-            else:
-                await anyio.lowlevel.checkpoint()
+        await self._pub.socket.keep_reading(self._read_pub_once)
 
     def _read_pub_once(self) -> bool:
         """Read some subscriptions and tell them; returns whether no more were there."""

@@ -382,6 +382,20 @@ class Socket:
         if self.closed:
             raise ClosedError(self.name)
 
+    async def keep_reading(self, read: Callable[[], bool]) -> None:
+        """Call ``read`` whenever something may be there, others in between, see `wait`; until cancelled.
+
+        Raises:
+            ClosedError: If the socket is, or gets, closed.
+
+        Cancellation: safe.
+        """
+        while True:
+            if read():
+                await self.wait(read)
+            else:
+                await anyio.lowlevel.checkpoint()
+
     def wake(self) -> None:
         """Make the present, or else the next, `wait` return."""
         self._woken = True
