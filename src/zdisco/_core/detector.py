@@ -55,6 +55,8 @@ _CROWD = 24
 _CROWD_LASTS = 120.0
 """Seconds after which peers are doubted again, however many come: anybody can announce new ones without end. There is
 no other crowd before all of them are forgotten."""
+_UNASKED = 0
+"""The serial of no ping."""
 
 
 class Alarm(Enum):
@@ -96,9 +98,6 @@ class Answered:
 
     key: LinkKey
 
-
-_UNASKED = 0
-"""The serial of no ping."""
 
 Finding: TypeAlias = SendData | Silent | Heard | Answered | Dropped
 
@@ -177,8 +176,6 @@ class Detector:
     """The same, in the order of their ids; made anew when it is looked for."""
     _due_at: float = 0.0
     """When the next beat of ours is."""
-    _leads: bool = True
-    """Whether we were the first of the ring when we sent the latest."""
     _bustle: float = 0.0
     """How many were announced of late that are new to us."""
     _crowd_since: float | None = None
@@ -382,9 +379,9 @@ class Detector:
 
     def _beat(self, now: float) -> list[Finding]:
         ring = self._ring
-        at = bisect_left(ring, self._me[0].int, key=_order)
-        self._beaten_at, self._leads = now, at == 0
+        self._beaten_at = now
         self._arm_beat(now + self._config.beat_interval * (1.0 if self._leads else _LATER))
+        at = bisect_left(ring, self._me[0].int, key=_order)
         self._before = before = ring[at - 1].key
         if before not in self._watched:
             self._watch(before, now)
@@ -517,6 +514,11 @@ class Detector:
         if self._sorted is None:
             self._sorted = sorted(self._members.values(), key=_order)
         return self._sorted
+
+    @property
+    def _leads(self) -> bool:
+        """Whether we are the first of the ring."""
+        return not self._ring or self._me[0].int < _order(self._ring[0])
 
     def _unchecked(self) -> list[LinkKey]:
         return [link.key for link in self._ring if link.key not in self._checks]

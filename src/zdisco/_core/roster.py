@@ -561,7 +561,7 @@ class Roster:
         return self._follow(self.detector.heard(key, now), now)
 
     def beat_heard(self, key: LinkKey, now: float) -> list[Output]:
-        """A peer shows us that it runs, and goes on to."""
+        """A peer takes us for the next one in its ring."""
         return self._detect(key, lambda: self.detector.beat(key, now), now)
 
     def ping_heard(self, key: LinkKey, body: PingBody, now: float) -> list[Output]:
