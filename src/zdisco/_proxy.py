@@ -116,6 +116,7 @@ class Proxy:
 
         Raises:
             BindError: If an endpoint cannot be bound; nothing stays open then.
+            SocketLimitError: If there are too few descriptors left; likewise.
             ClosedError: If the block was entered before.
 
         Cancellation: safe; nothing stays open.
